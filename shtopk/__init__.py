@@ -1,0 +1,39 @@
+"""shtopk: a differentiable top-k operator for JAX, by successive halving.
+
+Pick k of n rows by their scores, and learn the scores from what the rows are good for:
+
+>>> import jax, jax.numpy as jnp
+>>> import shtopk
+>>> embeddings = jax.random.normal(jax.random.key(0), (2, 100, 16))  # 2 sequences of 100 tokens
+>>> scores = embeddings[..., 0]
+>>> shtopk.topk(embeddings, scores, 8).embeddings.shape
+(2, 8, 16)
+
+It is made to be differentiated, in both arguments and in the boost's numbers:
+
+>>> def loss(scores, sharpness):
+...     return jnp.mean(shtopk.topk(embeddings, scores, 8, boost=shtopk.Relative(sharpness)).embeddings[..., 1])
+>>> d_scores, d_sharpness = jax.jit(jax.grad(loss, argnums=(0, 1)))(scores, 4.0)
+>>> d_scores.shape, d_sharpness.shape
+((2, 100), ())
+
+The selection itself, without a payload, is `select`; its mask over the candidates sums to k:
+
+>>> mask = shtopk.topk_mask(scores, 8)
+>>> mask.shape, mask.sum(-1).round(3).tolist()
+((2, 100), [8.0, 8.0])
+"""
+
+from shtopk._boost import Power as Power
+from shtopk._boost import Relative as Relative
+from shtopk._boost import Scaled as Scaled
+from shtopk._iterative import iterative_topk as iterative_topk
+from shtopk._metrics import nccs as nccs
+from shtopk._operator import TopK as TopK
+from shtopk._operator import hard_topk as hard_topk
+from shtopk._operator import topk as topk
+from shtopk._select import Selection as Selection
+from shtopk._select import select as select
+from shtopk._select import topk_mask as topk_mask
+
+__version__ = "0.1.0"

@@ -1,0 +1,159 @@
+"""Every error a user can meet: each names the argument, the value and the remedy."""
+
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def _array(name, value):
+    """`value` as an array, under the rule of `jax.numpy`: arrays and scalars, no lists."""
+    if isinstance(value, (jax.Array, np.ndarray, np.generic, float, int, complex)):
+        return jnp.asarray(value)
+    raise TypeError(f"{name} must be an array, got {type(value).__name__}; convert it with jnp.asarray")
+
+
+def _floating(name, value):
+    value = _array(name, value)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} must be floating point, got dtype {value.dtype}; "
+            f"cast with {name.split('[')[0]}.astype(jnp.float32)"
+        )
+    return value
+
+
+def scores(value):
+    """Floating scores `(..., n)`."""
+    value = _floating("scores", value)
+    if value.ndim == 0:
+        raise ValueError(
+            "scores must have shape (..., n), got a scalar of shape (); pass one score for each candidate"
+        )
+    if value.shape[-1] == 0:
+        raise ValueError(f"scores has shape {value.shape}, so n = 0: there is nothing to select from")
+    return value
+
+
+def embeddings(tree, lead, *, axis="n", name="embeddings"):
+    """Floating payload: every leaf `(*lead, *features)`, `lead` ending in n (or k) rows."""
+
+    def leaf(path, value):
+        label = name + jax.tree_util.keystr(path)
+        value = _floating(label, value)
+        if value.shape[: len(lead)] != lead:
+            raise ValueError(
+                f"{label} has shape {value.shape}, which must begin with {lead}, the shape "
+                f"(..., {axis}) set by scores; reshape or transpose {label} so that it does"
+            )
+        return value
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+def static_int(name, value, low, high, bounds):
+    """An int known at trace time with `low <= value <= high`; `bounds` says that in words."""
+    if isinstance(value, Tracer):
+        remedy = f"mark it static (jax.jit(..., static_argnames='{name}')) or close over it"
+        if name == "k":
+            remedy += "; a traced k has a home in shtopk.topk_mask"
+        raise TypeError(f"{name} must be a static int, got a traced {value.aval}: {remedy}")
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be an int, got {value!r} of type {type(value).__name__}; "
+            f"convert it with int({name})"
+        ) from None
+    if not low <= number <= high:
+        raise ValueError(f"{name} must satisfy {bounds}, got {name}={number}: {low} to {high} here")
+    return number
+
+
+def k(value, n):
+    """A static number of slots, `1 <= k <= n`."""
+    return static_int("k", value, 1, n, "1 <= k <= n")
+
+
+def traced_k(value):
+    """A scalar integer array, for `topk_mask` alone."""
+    if value.ndim or not jnp.issubdtype(value.dtype, jnp.integer):
+        raise TypeError(
+            f"k must be an int or a scalar integer array, got shape {value.shape} and dtype "
+            f"{value.dtype}; for a different k per row use jax.vmap over scores and k"
+        )
+    return value
+
+
+def candidates(value, k, n):
+    """None, or a static int with `k <= candidates <= n`."""
+    return None if value is None else static_int("candidates", value, k, n, "k <= candidates <= n")
+
+
+def where(value, shape):
+    """None, or a boolean array broadcast to the shape of scores."""
+    if value is None:
+        return None
+    value = _array("where", value)
+    if value.dtype != jnp.bool_:
+        raise TypeError(
+            f"where must be boolean (True = takes part), got dtype {value.dtype}; "
+            "compare first, for instance where != 0"
+        )
+    try:
+        return jnp.broadcast_to(value, shape)
+    except ValueError:
+        raise ValueError(
+            f"where has shape {value.shape}, which does not broadcast to {shape}, the shape "
+            "of scores; give it one entry for each candidate"
+        ) from None
+
+
+def choice(name, value, options):
+    """One of a few words."""
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}; pick one")
+    return value
+
+
+def boost(value):
+    """Anything that can be called."""
+    if not callable(value):
+        raise TypeError(
+            f"boost must be callable as boost(high, low, where), got {value!r}; "
+            "pass shtopk.Relative(), Scaled(...), Power(...) or a function of that form"
+        )
+    return value
+
+
+def win_weights(value, like):
+    """What a boost returned, in the type and shape of the scores it was given."""
+    if jnp.shape(value) != like.shape:
+        raise ValueError(
+            f"boost returned shape {jnp.shape(value)} for matches of shape {like.shape}; it must "
+            "return one weight in [0, 1] for each match, and its own numbers must be scalars"
+        )
+    return value.astype(like.dtype)
+
+
+def number(name, value, dtype):
+    """A scalar, plain or traced, in the dtype of the scores."""
+    if jnp.ndim(value):
+        raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(value)}; pass one number")
+    return jnp.asarray(value, dtype)
+
+
+def same_vectors(reference, approximation):
+    """Two floating arrays `(..., k, d)` of one shape."""
+    reference = _floating("reference", reference)
+    approximation = _floating("approximation", approximation)
+    if reference.shape != approximation.shape or reference.ndim < 2:
+        raise ValueError(
+            f"reference and approximation must share one shape (..., k, d), got "
+            f"{reference.shape} and {approximation.shape}; reshape one of them"
+        )
+    return reference, approximation

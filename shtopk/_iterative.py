@@ -1,0 +1,113 @@
+"""Algorithm 1: the iterative baseline, k peaked softmaxes over all n scores."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from shtopk import _checks
+from shtopk._lift import lift
+from shtopk._operator import TopK
+from shtopk._precision import wide
+
+
+def iterative_topk(
+    embeddings: Any,
+    scores: ArrayLike,
+    k: int,
+    *,
+    alpha: ArrayLike = 1.0,
+    normalizer: str = "softmax",
+    where: ArrayLike | None = None,
+) -> TopK:
+    """Select k of n rows by repeated peaked softmaxes (Goyal et al. 2017), the baseline.
+
+    Algorithm 1 of Pietruszka et al. 2021. Step i takes the largest score `m` that is left, weighs row j by
+    `exp(-alpha * (v_j - m)^2)`, normalised, pools `E'_i = p_i . E`, and takes the row of `m` out. Taking out
+    means a weight of exactly 0, which is what the paper's overwriting with -10000 comes to.
+
+    Args:
+      embeddings: `(..., n, *features)` floating, or a pytree of such arrays.
+      scores: `(..., n)` floating, larger is better.
+      k: static int, `1 <= k <= n`.
+      alpha: scalar, in units of 1 / score^2; 1 as published. May be traced, annealed or learned.
+      normalizer: "softmax" divides by the sum of all the terms; "paper" by the sum without the maximum's own
+        term, as Algorithm 1 prints it (so the weights sum to more than 1, without bound where no other
+        row is near).
+      where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus
+        slots are rows of zeros with score -inf.
+
+    Returns:
+      `TopK(embeddings, scores)`, `(..., k, *features)` for each leaf, and `(..., k)`: the same combination
+      `p_i . v` of the scores.
+
+    Raises:
+      TypeError, ValueError: at trace time, naming the argument, its value and the remedy.
+
+    >>> out = iterative_topk(jnp.eye(3), jnp.array([2.0, 1.0, 0.0]), 1, alpha=jnp.log(2.0))
+    >>> [f"{x:.4f}" for x in out.embeddings[0] / out.embeddings[0, 0]]  # 2**0, 2**-1, 2**-4
+    ['1.0000', '0.5000', '0.0625']
+    """
+    scores = _checks.scores(scores)
+    embeddings = _checks.embeddings(embeddings, scores.shape)
+    where = _checks.where(where, scores.shape)
+    _checks.choice("normalizer", normalizer, ("softmax", "paper"))
+    return _iterative(
+        embeddings,
+        scores,
+        where,
+        axes=scores.ndim - 1,
+        shared=(alpha,),
+        k=_checks.k(k, scores.shape[-1]),
+        normalizer=normalizer,
+    )
+
+
+@lift("k", "normalizer")
+def _iterative(embeddings, scores, where, alpha, *, k, normalizer):
+    """`iterative_topk` for one row of scores `(n,)`."""
+    n = scores.shape[0]
+    v = scores.astype(wide(scores.dtype))
+    alpha = _checks.number("alpha", alpha, v.dtype)
+    everyone = jnp.ones(n, bool) if where is None else where
+
+    def step(i, carry):
+        left, weights = carry
+        # argmax takes the first NaN if there is one, else the first of the largest.
+        winner = jnp.argmax(jnp.where(left, v, -jnp.inf))
+        winner = jnp.where(left[winner], winner, jnp.argmax(left))  # only -inf are left
+        p = _peaked_softmax(v, left, winner, alpha, normalizer)
+        return left.at[winner].set(False), weights.at[i].set(p)
+
+    weights = lax.fori_loop(0, k, step, (everyone, jnp.zeros((k, n), v.dtype)))[1]
+    live = lax.iota(jnp.int32, k) < jnp.sum(everyone, dtype=jnp.int32)
+
+    def pool(leaf):
+        dtype = wide(leaf.dtype, v.dtype)
+        rows = jnp.where(_column(everyone, leaf), leaf, 0).astype(dtype)
+        pooled = jnp.tensordot(weights.astype(dtype), rows, 1, precision=lax.Precision.HIGHEST)
+        return jnp.where(_column(live, pooled), pooled, 0).astype(leaf.dtype)
+
+    # 0 * inf is no part of a score: only rows with weight count.
+    parts = jnp.where(weights == 0, 0, weights * jnp.where(everyone, v, 0)[None, :])
+    slots = jnp.where(live, jnp.sum(parts, axis=-1), -jnp.inf)
+    return TopK(jax.tree.map(pool, embeddings), slots.astype(scores.dtype))
+
+
+def _peaked_softmax(v, left, winner, alpha, normalizer):
+    """PEAKEDSOFTMAX(-(v - m)^2) over the rows `left` `(n,)`, lines 13 to 20 of Algorithm 1: `(n,)`."""
+    m = v[winner]
+    # An infinite gap is a weight of 0 and two equal infinities a gap of 0, with no inf - inf.
+    near = left & ~(jnp.isinf(v) | jnp.isinf(m)) | left & (v == m)
+    gap = jnp.where(near & (v != m), v - m, 0)
+    terms = jnp.where(near, jnp.exp(-alpha * gap**2), 0)
+    total = jnp.sum(terms)
+    if normalizer == "paper":
+        total = total - terms[winner]
+    return terms / jnp.where(jnp.any(left), total, 1)
+
+
+def _column(x, like):
+    return x.reshape(x.shape + (1,) * (like.ndim - 1))

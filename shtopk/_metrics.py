@@ -1,0 +1,42 @@
+"""How close a soft selection comes to the hard one."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from shtopk import _checks
+from shtopk._precision import wide
+
+
+def nccs(reference: ArrayLike, approximation: ArrayLike) -> jax.Array:
+    """Normalized Chamfer Cosine Similarity, `1/k * sum_i max_j cos(y_i, yhat_j)`.
+
+    The quality measure of Pietruszka et al. 2021, "Evaluation". It is 1 if every reference row points the
+    same way as some row of the approximation; a row of zeros has cosine 0 with everything.
+
+    Args:
+      reference: `(..., k, d)` floating, the rows `y_i` of the real top k.
+      approximation: `(..., k, d)` floating, the rows `yhat_j`.
+
+    Returns:
+      `(...)` in [-1, 1], float32 at least.
+
+    Raises:
+      TypeError, ValueError: if a dtype is not floating or the shapes differ.
+
+    >>> f"{nccs(jnp.eye(2), jnp.array([[1.0, 1.0], [0.0, 2.0]])):.3f}"  # (cos 45 degrees + 1) / 2
+    '0.854'
+    """
+    reference, approximation = _checks.same_vectors(reference, approximation)
+    dtype = wide(reference.dtype, approximation.dtype)
+    y, yhat = _directions(reference.astype(dtype)), _directions(approximation.astype(dtype))
+    cosines = jnp.einsum("...id,...jd->...ij", y, yhat, precision=lax.Precision.HIGHEST)
+    return jnp.mean(jnp.max(cosines, axis=-1), axis=-1)
+
+
+def _directions(x):
+    largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
+    x = x / jnp.where(largest == 0, 1, largest)  # so that no square overflows or vanishes
+    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x / jnp.sqrt(jnp.where(square == 0, 1, square))

@@ -1,0 +1,231 @@
+"""Weighted pooling of the payload: three bilinear operations, each the others' derivative.
+
+Slot s has members `indices[s, j]` with weights `weights[s, j]`. Write `E` for the payload `(n, d)` and `G` for
+anything of the slots' shape `(k, d)`. The three are
+
+    pool(w, E)[s]    = sum_j w[s, j] * E[indices[s, j]]                           (k, d)
+    spread(w, G)[i]  = sum of w[s, j] * G[s] over all (s, j) with indices[s, j] = i  (n, d)
+    dots(E, G)[s, j] = <E[indices[s, j]], G[s]>                                    (k, M)
+
+Derivation of their rules. Take the scalar `<G, pool(w, E)> = sum_sj w[s, j] * <E[indices[s, j]], G[s]>`. It is
+linear in each of `w`, `E` and `G`, and it can be read three ways: `<G, pool(w, E)>`, `<E, spread(w, G)>`, or
+`<w, dots(E, G)>`. So the transpose of any one operation with respect to one of its arguments is one of the
+other two. Each operation is bilinear, hence its derivative is the product rule, `d f(x, y) = f(dx, y) + f(x, dy)`.
+As primitives with just these rules they have forward and reverse mode to every order, and the backward
+pass keeps nothing but `indices`, `w` and `E`: no array of size n*d, none of size n*k.
+
+Within a row of scores a candidate is a member of one slot, once; a bye repeats a member of its own slot with
+weight 0. A weight of exactly 0 takes no part: not even a NaN in its payload row is seen.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from shtopk._precision import wide
+
+# Rows in a block of payload that stays in cache, and the number of slots up to which a block is pooled
+# by a small matrix product (measured on CPU).
+_BLOCK_ROWS = 256
+_FEW_SLOTS = 32
+
+
+def pool(indices, weights, payload):
+    """Slots `(..., k, d)` in the dtype of `payload` `(..., n, d)`; `indices`, `weights` `(..., k, M)`."""
+    return _pool_p.bind(indices, weights, payload, rows=payload.shape[-2], dtype=payload.dtype)
+
+
+def spread(indices, weights, slots, rows):
+    """Rows `(..., n, d)`, n = `rows`, in the dtype of `slots` `(..., k, d)`."""
+    return _spread_p.bind(indices, weights, slots, rows=rows, dtype=slots.dtype)
+
+
+def _take(rows, index):
+    return rows.at[index].get(mode="promise_in_bounds")
+
+
+def _present(weights, x):
+    """`x`, and 0 where `weights`, of one axis less, is 0."""
+    return jnp.where(weights[..., None] == 0, jnp.zeros_like(x), x)
+
+
+def _slot_of(indices, rows):
+    """Each row's slot `(n,)`; 0 for rows that are nobody's member."""
+    slot = lax.broadcasted_iota(jnp.int32, indices.shape, 0)
+    return jnp.zeros(rows, jnp.int32).at[indices].set(slot, mode="promise_in_bounds")
+
+
+def _weight_of(indices, weights, rows):
+    """Each row's weight `(n,)`; 0 for rows that are nobody's member."""
+    return jnp.zeros(rows, weights.dtype).at[indices].add(weights, mode="promise_in_bounds")
+
+
+def _over_blocks(rows, body, init):
+    """Fold `body(start, size, fresh, carry)` over blocks of rows that fit in cache.
+
+    The last block is moved back to end with the last row; `fresh` `(size,)` marks rows not seen before.
+    """
+    size = min(rows, _BLOCK_ROWS)
+    row = lax.iota(jnp.int32, size)
+
+    def step(b, carry):
+        start = jnp.minimum(b * size, rows - size)
+        return body(start, size, start + row >= b * size, carry)
+
+    return lax.fori_loop(0, -(-rows // size), step, init)
+
+
+def _pool_members(indices, weights, payload, *, rows, dtype):
+    """One fused gather, product and sum: no copy of the payload where gathers fuse (GPU, TPU)."""
+    sums = wide(weights.dtype, payload.dtype)
+    parts = weights.astype(sums)[..., None] * _take(payload, indices).astype(sums)
+    return jnp.sum(_present(weights, parts), axis=1).astype(dtype)
+
+
+def _pool_cpu(indices, weights, payload, *, rows, dtype):
+    """The block of slots stays in cache while the payload streams by, once."""
+    (slots, members), sums = indices.shape, wide(weights.dtype, payload.dtype)
+    zero = jnp.zeros((slots, payload.shape[-1]), sums)
+    if slots > _FEW_SLOTS:
+
+        def add_member(j, total):
+            w = weights[:, j].astype(sums)
+            return total + _present(w, w[:, None] * _take(payload, indices[:, j]).astype(sums))
+
+        return lax.fori_loop(0, members, add_member, zero).astype(dtype)
+
+    slot, weight = _slot_of(indices, rows), _weight_of(indices, weights, rows).astype(sums)
+
+    def add_block(start, size, fresh, total):
+        here = lax.dynamic_slice_in_dim(slot, start, size)
+        w = jnp.where(fresh, lax.dynamic_slice_in_dim(weight, start, size), 0)
+        block = lax.dynamic_slice_in_dim(payload, start, size).astype(sums)
+        table = jnp.where(here[None, :] == lax.iota(jnp.int32, slots)[:, None], w[None, :], 0)
+        return total + jnp.matmul(table, _present(w, block), precision=lax.Precision.HIGHEST)
+
+    return _over_blocks(rows, add_block, zero).astype(dtype)
+
+
+def _spread_rows(indices, weights, slots, *, rows, dtype):
+    """Written once, in the order of the rows."""
+    sums = wide(weights.dtype, slots.dtype)
+    weight = _weight_of(indices, weights, rows).astype(sums)
+    parts = weight[:, None] * _take(slots, _slot_of(indices, rows)).astype(sums)
+    return _present(weight, parts).astype(dtype)
+
+
+def _dots_rows(indices, payload, slots, *, rows, dtype):
+    """Read once, in the order of the rows, one fused product and sum (GPU, TPU)."""
+    sums = wide(payload.dtype, slots.dtype)
+    own = _take(slots, _slot_of(indices, rows)).astype(sums)
+    return _take(jnp.sum(payload.astype(sums) * own, axis=-1), indices).astype(dtype)
+
+
+def _dots_cpu(indices, payload, slots, *, rows, dtype):
+    """As `_dots_rows`, by blocks; a product with ones adds up a row far faster than a sum does."""
+    sums = wide(payload.dtype, slots.dtype)
+    slot = _slot_of(indices, rows)
+    ones = jnp.ones((payload.shape[-1], 1), sums)
+
+    def fill_block(start, size, _, out):
+        own = _take(slots, lax.dynamic_slice_in_dim(slot, start, size)).astype(sums)
+        block = lax.dynamic_slice_in_dim(payload, start, size).astype(sums)
+        dots = jnp.matmul(block * own, ones, precision=lax.Precision.HIGHEST)
+        return lax.dynamic_update_slice_in_dim(out, dots[:, 0], start, 0)
+
+    return _take(_over_blocks(rows, fill_block, jnp.zeros(rows, sums)), indices).astype(dtype)
+
+
+def _leading(f):
+    """`f` of one row of scores, mapped over leading axes; an axis of size 1 serves all of the others."""
+
+    def mapped(*operands):
+        if operands[0].ndim == 2:
+            return f(*operands)
+        axes = [None if x.shape[0] == 1 else 0 for x in operands]
+        operands = [x[0] if axis is None else x for x, axis in zip(operands, axes, strict=True)]
+        if all(axis is None for axis in axes):
+            return mapped(*operands)[None]
+        return jax.vmap(mapped, axes)(*operands)
+
+    return mapped
+
+
+def _primitive(name, shape, default, cpu):
+    """A bilinear primitive `(indices, x, y)`; `shape(indices, x, y, rows)` gives its last two axes."""
+    primitive = Primitive(f"shtopk_{name}")
+
+    def abstract(indices, x, y, *, rows, dtype):
+        lead = jnp.broadcast_shapes(*(a.shape[:-2] for a in (indices, x, y)))
+        return ShapedArray(lead + shape(indices.shape, x.shape, y.shape, rows), dtype)
+
+    def lower(f):
+        run = lambda *operands, **params: _leading(partial(f, **params))(*operands)  # noqa: E731
+        return mlir.lower_fun(run, multiple_results=False)
+
+    def batch(operands, dims, **params):
+        operands = [
+            jnp.expand_dims(x, 0) if dim is None else jnp.moveaxis(x, dim, 0)
+            for x, dim in zip(operands, dims, strict=True)
+        ]
+        return primitive.bind(*operands, **params), 0
+
+    def jvp(primals, tangents, **params):
+        indices, x, y = primals
+        _, dx, dy = tangents
+        parts = []
+        if type(dx) is not ad.Zero:
+            parts.append(primitive.bind(indices, dx, y, **params))
+        if type(dy) is not ad.Zero:
+            parts.append(primitive.bind(indices, x, dy, **params))
+        return primitive.bind(*primals, **params), sum(parts[1:], start=parts[0])
+
+    primitive.def_abstract_eval(abstract)
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("rows", "dtype")))
+    mlir.register_lowering(primitive, lower(default))
+    mlir.register_lowering(primitive, lower(cpu), platform="cpu")
+    batching.primitive_batchers[primitive] = batch
+    ad.primitive_jvps[primitive] = jvp
+    return primitive
+
+
+_pool_p = _primitive("pool", lambda i, w, e, n: (i[-2], e[-1]), _pool_members, _pool_cpu)
+_spread_p = _primitive("spread", lambda i, w, g, n: (n, g[-1]), _spread_rows, _spread_rows)
+_dots_p = _primitive("dots", lambda i, e, g, n: i[-2:], _dots_rows, _dots_cpu)
+
+
+def _transpose(wrt_x, wrt_y):
+    """The transpose rule of a primitive, made of those of its two arguments."""
+
+    def rule(cotangent, indices, x, y, *, rows, dtype):
+        del dtype
+        if type(cotangent) is ad.Zero:
+            return None, None, None
+        if ad.is_undefined_primal(x):
+            out = wrt_x(indices, y, cotangent, rows=rows, dtype=x.aval.dtype)
+            return None, _sum_to(out, x.aval.shape), None
+        out = wrt_y(indices, x, cotangent, rows=rows, dtype=y.aval.dtype)
+        return None, None, _sum_to(out, y.aval.shape)
+
+    return rule
+
+
+def _sum_to(x, shape):
+    axes = [i for i, (have, want) in enumerate(zip(x.shape, shape, strict=True)) if have != want]
+    return jnp.sum(x, axes, keepdims=True) if axes else x
+
+
+# pool(w, E): in w, G -> dots(E, G); in E, G -> spread(w, G). The others in the same way.
+ad.primitive_transposes[_pool_p] = _transpose(wrt_x=_dots_p.bind, wrt_y=_spread_p.bind)
+ad.primitive_transposes[_spread_p] = _transpose(
+    wrt_x=lambda i, slots, rows_, **p: _dots_p.bind(i, rows_, slots, **p), wrt_y=_pool_p.bind
+)
+ad.primitive_transposes[_dots_p] = _transpose(
+    wrt_x=lambda i, slots, w, **p: _spread_p.bind(i, w, slots, **p),
+    wrt_y=lambda i, rows_, w, **p: _pool_p.bind(i, w, rows_, **p),
+)

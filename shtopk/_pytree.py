@@ -1,0 +1,28 @@
+"""Frozen dataclasses as pytrees."""
+
+from jax.tree_util import GetAttrKey, register_pytree_with_keys
+
+
+def pytree(*data, meta=()):
+    """Register a dataclass whose `data` fields are subtrees and whose `meta` fields are static.
+
+    `jax.tree_util.register_dataclass` would do, but the tree structures that it makes compare equal
+    across classes (seen in JAX 0.10.2), and a cache of compiled functions that finds two boosts equal may
+    answer one with the other. These compare unequal.
+    """
+
+    def register(cls):
+        def flatten_with_keys(node):
+            children = [(GetAttrKey(name), getattr(node, name)) for name in data]
+            return children, tuple(getattr(node, name) for name in meta)
+
+        def flatten(node):
+            return [getattr(node, name) for name in data], tuple(getattr(node, name) for name in meta)
+
+        def unflatten(aux, children):
+            return cls(**dict(zip(data, children, strict=True)), **dict(zip(meta, aux, strict=True)))
+
+        register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+        return cls
+
+    return register

@@ -1,0 +1,47 @@
+"""Seeding: who is the best, the second best, and so on. A sort, and its derivative, which is none."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def _canonical(scores):
+    # One zero and one NaN, so that -0.0 ties with 0.0 and every NaN ranks alike.
+    scores = jnp.where(scores == 0, jnp.zeros_like(scores), scores)
+    return jnp.where(jnp.isnan(scores), jnp.full_like(scores, jnp.nan), scores)
+
+
+def _sort(scores, live):
+    """The indices `(n,)` of `scores` `(n,)` from best to worst, rows that are not `live` last.
+
+    The bits of a float, read as an integer, are in the order of the floats once the negative ones are
+    turned about. Integers leave room for a key below every score, -inf included, for the dead rows.
+    """
+    bits_dtype = jnp.dtype(f"int{8 * scores.dtype.itemsize}")
+    largest = jnp.iinfo(bits_dtype).max
+    bits = lax.bitcast_convert_type(_canonical(scores), bits_dtype)
+    ascending = jnp.where(bits < 0, bits ^ largest, bits)
+    key = ~ascending if live is None else jnp.where(live, ~ascending, largest)
+    index = lax.iota(jnp.int32, scores.shape[0])
+    return lax.sort((key, index), num_keys=1, is_stable=True)[1]
+
+
+# The permutation is piecewise constant in the scores: its derivative is 0 wherever it exists. The custom_vjp
+# says so to reverse mode; forward mode never asks, because the scores it is given carry no tangent.
+_permutation = jax.custom_vjp(_sort)
+_permutation.defvjp(
+    lambda scores, live: (_sort(scores, live), scores),
+    lambda scores, _: (jnp.zeros_like(scores), None),
+)
+
+
+def seed_order(scores, live=None, best=None):
+    """The candidates' indices by seed: `(n,)` scores to `(best,)` int32, seed 0 (the best score) first.
+
+    Ties go to the lower index, NaN ranks above inf, and -0.0 ties with 0.0, as for `lax.top_k`. Rows
+    where `live`, `(n,)` boolean, is False come last. `best=None` stands for all n.
+    """
+    scores = lax.stop_gradient(scores)
+    if best is None or best == scores.shape[0] or live is not None:
+        return _permutation(scores, live)[:best]
+    return lax.top_k(_canonical(scores), best)[1]

@@ -1,0 +1,246 @@
+"""The selection itself: who is in which slot, with what weight."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from shtopk import _checks, _pooling, _rounds
+from shtopk._boost import Relative
+from shtopk._lift import lift
+from shtopk._precision import wide
+from shtopk._pytree import pytree
+from shtopk._seeding import seed_order
+
+
+@pytree("indices", "weights", "scores", meta=("n",))
+@dataclass(frozen=True)
+class Selection:
+    """k slots, each a weighted set of members, with M = 2^R and R = ceil(log2(n / k)) rounds.
+
+    Attributes:
+      indices: `(..., k, M)` int32, the slots' members among the n candidates. A bye repeats a member of
+        its own slot.
+      weights: the same shape, float32 or float64, the members' weights; 0 for byes and for rows left out by
+        `where`. A slot's weights sum to 1, and to 0 for a surplus slot.
+      scores: `(..., k)`, the slots' scores in the dtype of the scores given; -inf for a surplus slot.
+      n: int, the number of candidates.
+
+    >>> s = select(jnp.array([0.0, 3.0, 1.0, 2.0]), 2, boost=lambda high, low, where: 0.75 * where)
+    >>> s.indices.tolist(), s.weights.tolist()  # 3 meets 0, 2 meets 1
+    ([[1, 0], [3, 2]], [[0.75, 0.25], [0.75, 0.25]])
+    >>> s.pool(jnp.array([[0.0], [3.0], [1.0], [2.0]])).tolist()
+    [[2.25], [1.75]]
+    """
+
+    indices: jax.Array
+    weights: jax.Array
+    scores: jax.Array
+    n: int
+
+    def pool(self, embeddings: Any) -> Any:
+        """Slots' embeddings, `E'_s = sum over members i of slot s of m_i * E_i` (the paper's equation
+        `E_i * w_i + E_j * w_j`, over all rounds at once).
+
+        `embeddings` is an array or a pytree of arrays `(..., n, *features)`; each becomes `(..., k, *features)`
+        in its own dtype. TypeError or ValueError if a leaf is not floating or does not fit `scores`.
+        """
+        lead = self.indices.shape[:-2]
+        embeddings = _checks.embeddings(embeddings, (*lead, self.n))
+        return jax.tree.map(
+            lambda leaf: self._through(
+                partial(_pooling.pool, self.indices, self.weights), leaf, self.indices.shape[-2]
+            ),
+            embeddings,
+        )
+
+    def unpool(self, pooled: Any) -> Any:
+        """The adjoint of `pool`: row i gets `m_i * pooled[slot of i]`, 0 if it is in no slot.
+
+        `pooled` is an array or a pytree of arrays `(..., k, *features)`; each becomes `(..., n, *features)`
+        in its own dtype. TypeError or ValueError if a leaf is not floating or does not fit the slots.
+        """
+        pooled = _checks.embeddings(pooled, self.indices.shape[:-1], axis="k", name="pooled")
+        return jax.tree.map(
+            lambda leaf: self._through(
+                lambda slots: _pooling.spread(self.indices, self.weights, slots, self.n), leaf, self.n
+            ),
+            pooled,
+        )
+
+    def mask(self) -> jax.Array:
+        """The soft mask `m` `(..., n)` in [0, 1], in the dtype of `scores`; it sums to k (or to the number of
+        rows that take part, if that is smaller).
+
+        >>> select(jnp.array([0.0, 3.0, 1.0, 2.0]), 4).mask().tolist()
+        [1.0, 1.0, 1.0, 1.0]
+        """
+        ones = jnp.ones(self.indices.shape[:-1], self.weights.dtype)
+        return self.unpool(ones).astype(self.scores.dtype)
+
+    def matrix(self) -> jax.Array:
+        """The dense form `(..., k, n)`, in the dtype of `scores`: `matrix @ E` is `pool(E)`."""
+        slots = self.indices.shape[-2]
+        eye = jnp.broadcast_to(jnp.eye(slots, dtype=self.weights.dtype), (*self.indices.shape[:-1], slots))
+        return jnp.swapaxes(self.unpool(eye), -1, -2).astype(self.scores.dtype)
+
+    @property
+    def champions(self) -> jax.Array:
+        """`(..., k)` int32: each slot's member with the largest weight (the better-seeded one in a tie)."""
+        best = jnp.argmax(self.weights, axis=-1, keepdims=True)
+        return jnp.take_along_axis(self.indices, best, axis=-1)[..., 0]
+
+    def _through(self, operation, leaf, rows):
+        """`operation` on `leaf` with all its features on one axis, and back."""
+        lead = self.indices.ndim - 1
+        flat = leaf.reshape(*leaf.shape[:lead], math.prod(leaf.shape[lead:]))
+        return operation(flat).reshape(*leaf.shape[: lead - 1], rows, *leaf.shape[lead:])
+
+
+def select(
+    scores: ArrayLike,
+    k: int,
+    *,
+    boost: Any = Relative(),  # noqa: B008 (frozen, so sharing it is safe)
+    reseed: bool = True,
+    where: ArrayLike | None = None,
+    candidates: int | None = None,
+) -> Selection:
+    """Select k of n by the successive-halving tournament, and say who is in each slot.
+
+    Algorithm 2 of Pietruszka et al. 2021, run on the scores alone; see `topk` for its terms and options.
+
+    Args:
+      scores: `(..., n)` floating, larger is better.
+      k: static int, `1 <= k <= n`.
+      boost: called as `boost(high, low, where)`, see `Relative`.
+      reseed: sort the survivors again before every round (Algorithm 2 to the letter), or only once.
+      where: boolean, broadcastable to `(..., n)`; True = takes part.
+      candidates: static int, `k <= candidates <= n`; only so many of the best scores enter.
+
+    Returns:
+      A `Selection`, its arrays with the leading axes of `scores`.
+
+    Raises:
+      TypeError, ValueError: at trace time, naming the argument, its value and the remedy.
+
+    >>> select(jnp.array([0.1, 0.9, 0.2, 0.8]), 2).champions.tolist()
+    [1, 3]
+    """
+    scores = _checks.scores(scores)
+    n = scores.shape[-1]
+    k = _checks.k(k, n)
+    candidates = _checks.candidates(candidates, k, n)
+    where = _checks.where(where, scores.shape)
+    indices, weights, slots = _select(
+        scores,
+        where,
+        axes=scores.ndim - 1,
+        shared=(_checks.boost(boost),),
+        k=k,
+        reseed=bool(reseed),
+        candidates=candidates,
+    )
+    return Selection(indices, weights, slots, n)
+
+
+def select_row(scores, where, boost, *, k, reseed, candidates):
+    """`select` for one row of scores `(n,)`: indices and weights `(k, M)`, slots' scores `(k,)`."""
+    v = scores.astype(wide(scores.dtype))
+    order = seed_order(v, where, candidates)
+    entrants = order.shape[0]
+    live = entrants if where is None else _count(where, entrants)
+    width = k << _rounds.round_count(entrants, k)
+    seeded = jnp.pad(_gather(v, order), (0, width - entrants))
+    slots, weights, place = _rounds.play(seeded, live, k, boost, reseed)
+
+    # Line the seeds up by their place in the bracket. A seed beyond the last entrant is a bye, and shows
+    # its opponent of the first round instead.
+    seeds = lax.iota(jnp.int32, width)
+    if reseed:
+        seeds = jnp.zeros_like(seeds).at[place].set(seeds, unique_indices=True)
+        weights = _gather(weights, seeds)
+    seeds = jnp.where(seeds < entrants, seeds, jnp.flip(seeds))
+    return _snake(_gather(order, seeds), k), _snake(weights, k), slots.astype(scores.dtype)
+
+
+_select = lift("k", "reseed", "candidates")(select_row)
+
+
+def topk_mask(
+    scores: ArrayLike,
+    k: int | jax.Array,
+    *,
+    boost: Any = Relative(),  # noqa: B008 (frozen, so sharing it is safe)
+    reseed: bool = True,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """The soft top-k mask: the weight each candidate carries into its slot. It sums to k.
+
+    `select(scores, k, ...).mask()`, for a `k` that may also be traced: an integer array of shape (), and
+    a different one for each row under `vmap`.
+
+    Args:
+      scores: `(..., n)` floating, larger is better.
+      k: int or integer array of shape (), `1 <= k <= n`. A traced k out of range gives a mask of NaN.
+      boost, reseed, where: as for `select`.
+
+    Returns:
+      `(..., n)` in [0, 1], in the dtype of `scores`.
+
+    Raises:
+      TypeError, ValueError: at trace time, naming the argument, its value and the remedy.
+
+    >>> topk_mask(jnp.array([0.0, 3.0, 1.0, 2.0]), 2, boost=Scaled(0.0)).tolist()
+    [0.5, 0.5, 0.5, 0.5]
+    >>> jax.vmap(topk_mask)(jnp.ones((2, 2)), jnp.array([1, 2])).tolist()
+    [[0.5, 0.5], [1.0, 1.0]]
+    """
+    if not isinstance(k, jax.Array):
+        return select(scores, k, boost=boost, reseed=reseed, where=where).mask()
+    scores = _checks.scores(scores)
+    where = _checks.where(where, scores.shape)
+    axes = scores.ndim - 1
+    ks = jnp.broadcast_to(_checks.traced_k(k), scores.shape[:-1])
+    shared = (_checks.boost(boost),)
+    return _mask(scores, where, ks, axes=axes, shared=shared, reseed=bool(reseed))
+
+
+@lift("reseed")
+def _mask(scores, where, k, boost, *, reseed):
+    """`topk_mask` for one row of scores `(n,)` and one traced k: every round in the loop."""
+    n = scores.shape[0]
+    v = scores.astype(wide(scores.dtype))
+    k = k.astype(jnp.int32)
+    order = seed_order(v, where)
+    live = jnp.int32(n) if where is None else _count(where, n)
+    # Survivors of each round: k * 2^r, down to k. Rounds with more than n to survive change nothing;
+    # theirs is cut to n before it can overflow.
+    power = jnp.arange(max(1, _rounds.round_count(n, 1)), dtype=jnp.int32)[::-1]
+    targets = jnp.where(k > (n >> power), n, k << power)
+    _, survivors, wins, orders = _rounds.loop_up(_gather(v, order), live, targets, boost, reseed)
+    slots = lax.iota(jnp.int32, n) < jnp.minimum(survivors, k)
+    weights, _ = _rounds.loop_down(slots.astype(v.dtype), targets, wins, orders)
+    weights = jnp.where(lax.iota(jnp.int32, n) < live, weights, 0)
+    mask = jnp.zeros(n, v.dtype).at[order].set(weights, unique_indices=True)
+    return jnp.where((k >= 1) & (k <= n), mask, jnp.nan).astype(scores.dtype)
+
+
+def _count(where, most):
+    return jnp.minimum(jnp.sum(where, dtype=jnp.int32), most)
+
+
+def _gather(x, index):
+    return x.at[index].get(mode="promise_in_bounds")
+
+
+def _snake(x, k):
+    """Places `(k * M,)` to slots `(k, M)`: up and down the slots in turn, as in a snake draft."""
+    blocks = x.reshape(-1, k)
+    odd = lax.broadcasted_iota(jnp.int32, blocks.shape, 0) % 2 == 1
+    return jnp.where(odd, jnp.flip(blocks, 1), blocks).T

@@ -1,0 +1,127 @@
+"""The paper's two algorithms and its measure, in NumPy float64, line by line, for one sequence at a time."""
+
+import math
+
+import numpy as np
+
+
+def sigmoid(x):
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def scaled(sharpness):
+    """softmax(Cx, Cy), first entry."""
+    return lambda high, low: sigmoid(sharpness * (high - low))
+
+
+def power(base):
+    return lambda high, low: sigmoid(base**high - base**low)
+
+
+def relative(sharpness, quantile, units=None):
+    """The gap in units of the round's own gaps: their quantile from the widest, between two neighbours.
+
+    The derivative holds the units constant, so a finite difference must: it passes a list `units`, which
+    the first run fills, round by round, and later runs read back.
+    """
+    units = [] if units is None else units
+    recorded = iter(list(units))
+
+    def weight(high, low):
+        gaps = np.abs(high - low)
+        position = quantile * (len(gaps) - 1)
+        below = math.floor(position)
+        above = min(below + 1, len(gaps) - 1)
+        unit = gaps[below] + (position - below) * (gaps[above] - gaps[below])
+        unit = next(recorded, unit)
+        units.append(unit)
+        return sigmoid(sharpness * (high - low) / unit)
+
+    return weight
+
+
+def algorithm2(embeddings, scores, k, boost, reseed=True):
+    """Algorithm 2, TOPK(E, v): the embeddings go through every round, as printed."""
+    E, v = np.asarray(embeddings, np.float64), np.asarray(scores, np.float64)
+    E, v = sort(E, v)
+    first = True
+    while len(v) > k:
+        if reseed and not first:
+            E, v = sort(E, v)
+        E, v = tournament(E, v, target(len(v), k), boost)
+        first = False
+    return E, v
+
+
+def target(n, k):
+    """How many survive a round of n: k times a power of two, at least half of them."""
+    survivors = k
+    while 2 * survivors < n:
+        survivors *= 2
+    return survivors
+
+
+def sort(E, v):
+    order = np.argsort(-v, kind="stable")
+    return E[order], v[order]
+
+
+def tournament(E, v, survivors, boost):
+    """Line 15 to 26 of Algorithm 2; the 2 * survivors - n best have no opponent."""
+    byes = 2 * survivors - len(v)
+    E_next, v_next = E[:survivors].copy(), v[:survivors].copy()
+    rest, rest_v = E[byes:], v[byes:]
+    n = survivors - byes
+    w = boost(rest_v[:n], rest_v[::-1][:n])
+    for i in range(n):
+        j = 2 * n - 1 - i
+        E_next[byes + i] = rest[i] * w[i] + rest[j] * (1 - w[i])
+        v_next[byes + i] = rest_v[i] * w[i] + rest_v[j] * (1 - w[i])
+    return E_next, v_next
+
+
+def mask(scores, k, boost, reseed=True):
+    """The weight each candidate carries: what comes of pooling the identity, summed over slots."""
+    return algorithm2(np.eye(len(scores)), scores, k, boost, reseed)[0].sum(0)
+
+
+def algorithm1(embeddings, scores, k, alpha=1.0, normalizer="softmax"):
+    """Algorithm 1, CONTINUOUSTOPK(E, v), and the same combination of the scores."""
+    E, original = np.asarray(embeddings, np.float64), np.asarray(scores, np.float64)
+    v = original.copy()
+    pooled, slots = [], []
+    for _ in range(k):
+        m, a = v.max(), v.argmax()
+        p = peaked_softmax(-alpha * (v - m) ** 2, normalizer)
+        pooled.append(p @ E)
+        slots.append(p @ original)
+        v[a] = -10000
+    return np.array(pooled), np.array(slots)
+
+
+def peaked_softmax(v, normalizer):
+    denominator = np.exp(v).sum()
+    if normalizer == "paper":
+        denominator -= np.exp(v.max())
+    return np.exp(v) / denominator
+
+
+def nccs(reference, approximation):
+    """The mean over the reference's rows of the best cosine among the approximation's."""
+
+    def cosine(a, b):
+        return a @ b / math.sqrt((a @ a) * (b @ b))
+
+    best = [max(cosine(y, z) for z in approximation) for y in reference]
+    return sum(best) / len(best)
+
+
+def numeric_gradient(f, x, step=1e-6):
+    """Central differences of a scalar function of one array."""
+    gradient = np.zeros_like(x)
+    for i in np.ndindex(x.shape):
+        up, down = x.copy(), x.copy()
+        up[i] += step
+        down[i] -= step
+        gradient[i] = (f(up) - f(down)) / (2 * step)
+    return gradient

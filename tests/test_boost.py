@@ -1,0 +1,180 @@
+"""The boosts: their formulas, their extremes, and their numbers as things to trace and learn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+import shtopk
+
+LIVE = jnp.ones(4, bool)
+HIGH, LOW = jnp.array([9.0, 6.0, 4.5, 3.0]), jnp.array([-1.0, 1.0, 1.5, 2.0])  # gaps 10, 5, 3, 1
+
+
+def test_scaled_by_hand():
+    np.testing.assert_allclose(
+        shtopk.Scaled(0.5)(HIGH, LOW, LIVE), reference.sigmoid(np.array([5, 2.5, 1.5, 0.5]))
+    )
+
+
+def test_power_by_hand():
+    w = shtopk.Power(2.0)(jnp.array([2.0, 1.0]), jnp.array([1.0, 1.0]), jnp.ones(2, bool))
+    np.testing.assert_allclose(w, reference.sigmoid(np.array([4.0 - 2.0, 0.0])))
+
+
+@pytest.mark.parametrize(
+    ("quantile", "unit"),
+    [(0.0, 10), (1.0, 1), (1 / 3, 5), (0.5, 4), (0.75, 0.75 * 3 + 0.25 * 1), (-1.0, 10), (2.0, 1)],
+)
+def test_relative_measures_by_an_interpolated_quantile_from_the_widest(quantile, unit):
+    w = shtopk.Relative(1.5, quantile)(HIGH, LOW, LIVE)
+    if quantile == 0.75:  # position 0.75 * 3 = 2.25, between the third gap and the fourth
+        unit = 0.75 * 3 + 0.25 * 1
+    np.testing.assert_allclose(w, reference.sigmoid(1.5 * np.array([10, 5, 3, 1]) / unit))
+
+
+def test_relative_counts_live_matches_only():
+    where = jnp.array([False, False, True, True])
+    w = shtopk.Relative(1.0, 0.0)(HIGH, LOW, where)
+    np.testing.assert_allclose(w[2:], reference.sigmoid(np.array([3, 1]) / 3))
+    w = shtopk.Relative(1.0, 1.0)(HIGH, LOW, jnp.array([True, True, False, False]))
+    np.testing.assert_allclose(w[:2], reference.sigmoid(np.array([10, 5]) / 5))
+
+
+def test_relative_with_a_unit_of_zero_decides_outright_what_is_not_tied():
+    high, low = jnp.array([3.0, 2.0, 1.0]), jnp.array([0.0, 2.0, 1.0])
+    np.testing.assert_array_equal(shtopk.Relative(6.0, 1.0)(high, low, LIVE[:3]), [1.0, 0.5, 0.5])
+
+
+BOOSTS = [shtopk.Scaled(5.0), shtopk.Power(), shtopk.Power(0.5), shtopk.Relative()]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("boost", BOOSTS, ids=repr)
+def test_no_finite_score_gives_nan_or_inf(boost, dtype):
+    limits = jnp.finfo(dtype)
+    values = [
+        0,
+        1,
+        1e4,
+        -1e4,
+        1e30,
+        -1e30,
+        1e-30,
+        float(limits.tiny),
+        float(limits.max),
+        float(limits.min),
+        -1,
+        40,
+    ]
+    values = jnp.asarray(values, dtype)
+    values = jnp.where(jnp.isfinite(values), values, 0)
+    high, low = jnp.meshgrid(values, values)
+    boost = jax.tree.map(lambda x: jnp.asarray(x, dtype), boost)
+
+    def weight(boost, high, low):
+        return boost(high[None], low[None], jnp.ones(1, bool))[0]
+
+    grad = jax.vmap(jax.value_and_grad(weight, (0, 1, 2)), (None, 0, 0))
+    w, gradients = grad(boost, high.ravel(), low.ravel())
+    assert np.all((w >= 0) & (w <= 1))
+    for g in jax.tree.leaves(gradients):
+        assert np.all(np.isfinite(g))
+
+
+@pytest.mark.parametrize("boost", BOOSTS, ids=repr)
+def test_a_tie_is_shared_evenly(boost):
+    for value in (0.0, -3.0, 7e3):
+        tied = jnp.full(4, value)
+        np.testing.assert_array_equal(boost(tied, tied, LIVE), 0.5)
+
+
+@pytest.mark.parametrize("reseed", [True, False])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_relative_is_free_of_scale_and_shift(scale, reseed):
+    rng = np.random.default_rng(0)
+    scores, embeddings = rng.normal(size=200), rng.normal(size=(200, 3))
+    want = shtopk.topk(embeddings, scores, 7, reseed=reseed)
+    got = shtopk.topk(embeddings, scale * scores + 3 * scale, 7, reseed=reseed)
+    np.testing.assert_allclose(got.embeddings, want.embeddings, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("reseed", [True, False])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (shtopk.Scaled, reference.scaled),
+        (shtopk.Power, reference.power),
+        (shtopk.Relative, lambda c, units: reference.relative(c, 0.75, units)),
+    ],
+)
+def test_a_boosts_number_can_be_learned(ours, theirs, reseed):
+    rng = np.random.default_rng(3)
+    scores, embeddings = rng.normal(size=20), rng.normal(size=(20, 3))
+    units = []
+
+    def loss(number):
+        boost = theirs(number, units) if ours is shtopk.Relative else theirs(number)
+        return np.sum(np.sin(reference.algorithm2(embeddings, scores, 3, boost, reseed)[0]))
+
+    loss(2.0)  # records Relative's units, which its derivative holds constant
+    units = units[:3]
+    want = reference.numeric_gradient(loss, np.array(2.0))
+    got = jax.grad(
+        lambda c: jnp.sum(
+            jnp.sin(shtopk.topk(embeddings, scores, 3, boost=ours(c), reseed=reseed).embeddings)
+        )
+    )(2.0)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    assert abs(want) > 1e-3
+
+
+def test_a_users_function_may_close_over_traced_values():
+    rng = np.random.default_rng(4)
+    scores, embeddings = rng.normal(size=30), rng.normal(size=(30, 3))
+
+    def loss(sharpness):
+        def boost(high, low, where):
+            return jax.nn.sigmoid(sharpness * (high - low))
+
+        return jnp.sum(shtopk.topk(embeddings, scores, 4, boost=boost).embeddings)
+
+    def built_in(sharpness):
+        return jnp.sum(shtopk.topk(embeddings, scores, 4, boost=shtopk.Scaled(sharpness)).embeddings)
+
+    for transform in (lambda f: f, jax.jit, lambda f: jax.jit(jax.grad(f))):
+        np.testing.assert_allclose(transform(loss)(2.0), transform(built_in)(2.0), rtol=1e-9)
+
+
+def test_a_users_function_is_never_answered_from_a_stale_cache():
+    scores = jnp.array([1.0, 0.0])
+    state = {"weight": 0.75}
+
+    def boost(high, low, where):
+        return jnp.full_like(high, state["weight"])
+
+    first = shtopk.topk_mask(scores, 1, boost=boost)
+    state["weight"] = 0.5
+    second = shtopk.topk_mask(scores, 1, boost=boost)
+    assert first.tolist() == [0.75, 0.25]
+    assert second.tolist() == [0.5, 0.5]
+
+
+def test_no_two_boosts_share_a_tree_structure():
+    # A cache keyed by tree structure would confuse them: their leaves are alike.
+    structures = [jax.tree.structure(boost(1.0)) for boost in (shtopk.Scaled, shtopk.Power, shtopk.Relative)]
+    assert len(set(structures)) == 3
+    assert structures[0] != structures[1]
+    doubled = jax.tree.map(lambda x: 2 * x, shtopk.Relative(3.0, 0.25))
+    assert doubled == shtopk.Relative(6.0, 0.5)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(doubled)]
+    assert paths == [".sharpness", ".quantile"]
+
+
+def test_a_partial_is_a_pytree_and_is_traced():
+    boost = jax.tree_util.Partial(lambda c, high, low, where: jax.nn.sigmoid(c * (high - low)), 2.0)
+    scores = jnp.arange(9.0)
+    np.testing.assert_allclose(
+        shtopk.topk_mask(scores, 2, boost=boost), shtopk.topk_mask(scores, 2, boost=shtopk.Scaled(2.0))
+    )

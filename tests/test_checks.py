@@ -1,0 +1,152 @@
+"""Each error a user can meet, by its message: the argument, the value, the remedy."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import shtopk
+
+E, V = jnp.ones((5, 2)), jnp.arange(5.0)
+WITH_PAYLOAD = [shtopk.topk, shtopk.hard_topk, shtopk.iterative_topk]
+EVERY = {
+    "topk": lambda v, k, **o: shtopk.topk(E, v, k, **o),
+    "hard_topk": lambda v, k, **o: shtopk.hard_topk(E, v, k, **o),
+    "iterative_topk": lambda v, k, **o: shtopk.iterative_topk(E, v, k, **o),
+    "select": shtopk.select,
+    "topk_mask": shtopk.topk_mask,
+}
+FOR_EVERY = pytest.mark.parametrize("function", EVERY)
+
+
+def refused(kind, *words):
+    return pytest.raises(kind, match=".*".join(re.escape(word) for word in words))
+
+
+@FOR_EVERY
+def test_k(function):
+    call = EVERY[function]
+    for k, shown in [(2.0, "2.0"), ("2", "'2'"), (None, "None"), (True, "True")]:
+        with refused(TypeError, "k must be an int", shown, "int(k)"):
+            call(V, k)
+    for k in (0, -3, 6):
+        with refused(ValueError, "1 <= k <= n", f"k={k}", "1 to 5"):
+            call(V, k)
+    assert jax.tree.leaves(call(V, np.int64(2)))
+
+
+@pytest.mark.parametrize("function", [name for name in EVERY if name != "topk_mask"])
+def test_a_traced_k(function):
+    with refused(TypeError, "k must be a static int", "traced", "static_argnames='k'", "topk_mask"):
+        jax.jit(EVERY[function])(V, 2)
+
+
+def test_a_traced_k_for_topk_mask():
+    with refused(TypeError, "scalar integer array", "float", "jax.vmap"):
+        shtopk.topk_mask(V, jnp.array(2.0))
+    with refused(TypeError, "scalar integer array", "(2,)", "jax.vmap"):
+        shtopk.topk_mask(V, jnp.array([2, 3]))
+
+
+@FOR_EVERY
+def test_scores(function):
+    call = EVERY[function]
+    with refused(ValueError, "scores", "(..., n)", "()"):
+        call(1.0, 1)
+    for dtype in (int, complex, bool):
+        with refused(TypeError, "scores must be floating point", np.dtype(dtype).name, "astype"):
+            call(V.astype(dtype), 1)
+    with refused(TypeError, "scores must be an array", "list", "jnp.asarray"):
+        call([1.0, 2.0], 1)
+    with refused(ValueError, "n = 0"):
+        call(jnp.zeros((0,)), 1)
+
+
+@pytest.mark.parametrize("function", WITH_PAYLOAD)
+def test_embeddings(function):
+    with refused(TypeError, "embeddings must be floating point", "int64", "astype"):
+        function(E.astype(int), V, 2)
+    with refused(TypeError, "embeddings must be floating point", "complex128", "astype"):
+        function(E.astype(complex), V, 2)
+    with refused(ValueError, "embeddings has shape (2, 5)", "(5,)", "reshape"):
+        function(E.T, V, 2)
+    with refused(ValueError, "embeddings['a'][1] has shape ()", "(5,)"):
+        function({"a": [E, 1.0]}, V, 2)
+    with refused(ValueError, "embeddings has shape (5, 2)", "(3, 5)"):
+        function(E, jnp.ones((3, 5)), 2)
+    with refused(TypeError, "embeddings must be an array", "str"):
+        function("tokens", V, 2)
+
+
+def test_pool_and_unpool():
+    selection = shtopk.select(V, 2)
+    with refused(ValueError, "embeddings has shape (2, 5)", "(5,)"):
+        selection.pool(E.T)
+    with refused(ValueError, "pooled has shape (5, 2)", "(2,)", "(..., k)"):
+        selection.unpool(E)
+
+
+@FOR_EVERY
+def test_where(function):
+    call = EVERY[function]
+    with refused(TypeError, "where must be boolean", "float64", "!= 0"):
+        call(V, 2, where=V)
+    with refused(TypeError, "where must be an array", "list"):
+        call(V, 2, where=[True] * 5)
+    with refused(ValueError, "where has shape (4,)", "(5,)"):
+        call(V, 2, where=jnp.ones(4, bool))
+    with refused(ValueError, "where has shape (3, 5)", "(5,)"):
+        call(V, 2, where=jnp.ones((3, 5), bool))
+
+
+@pytest.mark.parametrize("function", ["topk", "select"])
+def test_candidates(function):
+    call = EVERY[function]
+    for m in (1, 6):
+        with refused(ValueError, "k <= candidates <= n", f"candidates={m}", "2 to 5"):
+            call(V, 2, candidates=m)
+    with refused(TypeError, "candidates must be an int", "3.0"):
+        call(V, 2, candidates=3.0)
+    with refused(TypeError, "candidates must be a static int", "static_argnames='candidates'"):
+        jax.jit(lambda m: call(V, 2, candidates=m))(3)
+
+
+def test_words():
+    for call in (shtopk.topk, shtopk.hard_topk):
+        with refused(ValueError, "order must be one of 'score', 'position'", "'best'"):
+            call(E, V, 2, order="best")
+    with refused(ValueError, "normalizer must be one of 'softmax', 'paper'", "'sum'"):
+        shtopk.iterative_topk(E, V, 2, normalizer="sum")
+    with refused(ValueError, "alpha must be a scalar", "(2,)"):
+        shtopk.iterative_topk(E, V, 2, alpha=jnp.ones(2))
+
+
+@pytest.mark.parametrize("function", ["topk", "select", "topk_mask"])
+def test_boost(function):
+    call = EVERY[function]
+    with refused(TypeError, "boost must be callable", "6.0", "shtopk.Relative()"):
+        call(V, 2, boost=6.0)
+    with refused(ValueError, "boost returned shape ()", "(4,)"):
+        call(V, 2, boost=lambda high, low, where: 0.5)
+    for wrong in (shtopk.Scaled, shtopk.Power, shtopk.Relative, lambda x: shtopk.Relative(6.0, x)):
+        with refused(ValueError, "must be a scalar", "(3,)", "one number"):
+            call(V, 2, boost=wrong(jnp.ones(3)))
+
+
+def test_nccs():
+    with refused(ValueError, "share one shape", "(5, 2)", "(2, 5)"):
+        shtopk.nccs(E, E.T)
+    with refused(ValueError, "(..., k, d)", "(5,)"):
+        shtopk.nccs(V, V)
+    with refused(TypeError, "approximation must be floating", "int64"):
+        shtopk.nccs(E, E.astype(int))
+
+
+def test_numpy_arrays_and_numpy_scalars_are_arrays():
+    k: Any = np.int32(2)
+    got = shtopk.topk(np.asarray(E), np.asarray(V), k, where=np.ones(5, bool))
+    want = shtopk.topk(E, V, 2)
+    jax.tree.map(np.testing.assert_array_equal, got, want)

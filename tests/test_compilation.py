@@ -1,0 +1,84 @@
+"""What compiles, and how often; what an import does."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import shtopk
+
+
+@pytest.fixture
+def compilations(caplog):
+    """The names of the functions compiled since the fixture, or since `clear`, was called."""
+
+    class Log:
+        def clear(self):
+            caplog.clear()
+
+        def __len__(self):
+            return sum("Finished XLA compilation" in record.getMessage() for record in caplog.records)
+
+    jax.config.update("jax_log_compiles", True)
+    yield Log()
+    jax.config.update("jax_log_compiles", False)
+
+
+CALLS = {
+    "topk": lambda e, v, b: shtopk.topk(e, v, 3, boost=b),
+    "select": lambda e, v, b: shtopk.select(v, 3, boost=b),
+    "topk_mask": lambda e, v, b: shtopk.topk_mask(v, 3, boost=b),
+    "traced_k": lambda e, v, b: shtopk.topk_mask(v, jnp.int32(3), boost=b),
+    "iterative_topk": lambda e, v, b: shtopk.iterative_topk(e, v, 3, alpha=b.sharpness),
+    "hard_topk": lambda e, v, b: shtopk.hard_topk(e, v, 3),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_new_values_and_new_numbers_compile_nothing(name, compilations):
+    rng = np.random.default_rng(0)
+    arguments = [
+        (jnp.asarray(rng.normal(size=(2, 21, 3))), jnp.asarray(rng.normal(size=(2, 21)))) for _ in "ab"
+    ]
+    compilations.clear()
+    CALLS[name](*arguments[0], shtopk.Relative(1.0, 0.5))
+    assert len(compilations) > 0  # the count counts
+    compilations.clear()
+    CALLS[name](*arguments[1], shtopk.Relative(2.0, 0.25))
+    assert len(compilations) == 0
+
+
+def test_a_bare_call_is_one_compiled_call(compilations):
+    arguments = jnp.ones((2, 23, 3)), jnp.ones((2, 23))
+    jax.block_until_ready(arguments)
+    compilations.clear()
+    shtopk.topk(*arguments, 3)
+    assert len(compilations) == 1
+
+
+def test_one_step_serves_every_k_and_every_sharpness(compilations):
+    step = jax.jit(jax.grad(lambda v, k, c: jnp.sum(shtopk.topk_mask(v, k, boost=shtopk.Relative(c)) ** 2)))
+    scores = jnp.linspace(0, 1, 19)
+    ks, cs = [jnp.int32(2), jnp.int32(7)], [jnp.asarray(1.0), jnp.asarray(9.0)]
+    step(scores, ks[0], cs[0])
+    compilations.clear()
+    for k in ks:
+        for c in cs:
+            step(scores, k, c)
+    assert len(compilations) == 0
+
+
+def test_import_starts_no_backend():
+    code = """
+import jax, shtopk
+jax.config.update("jax_platforms", "no_such_platform")  # would fail if the backends had been started
+try:
+    jax.devices()
+except RuntimeError:
+    print("not started")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "not started"

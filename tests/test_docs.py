@@ -1,0 +1,108 @@
+"""What the docs say is run: docstring examples, the README's code, its commands, the public surface."""
+
+import doctest
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import shtopk
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PUBLIC = [name for name in vars(shtopk) if not name.startswith("_")]
+FUNCTIONS = [name for name in PUBLIC if inspect.isfunction(getattr(shtopk, name))]
+
+
+def examples(thing, name):
+    names = {"jax": jax, "jnp": jnp, **{public: getattr(shtopk, public) for public in PUBLIC}}
+    return [t for t in doctest.DocTestFinder(recurse=True).find(thing, name, globs=names) if t.examples]
+
+
+def run(test, tmp_path):
+    log = []
+    doctest.DocTestRunner(verbose=False).run(test, out=log.append)
+    assert not log, "".join(log)
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name != "TopK"])
+def test_every_public_name_has_an_example_that_runs(name, x32, tmp_path):
+    tests = examples(getattr(shtopk, name), name)
+    assert tests
+    for test in tests:
+        run(test, tmp_path)
+
+
+def test_the_tour_runs(x32, tmp_path):
+    (test,) = examples(shtopk, "shtopk")
+    run(test, tmp_path)
+
+
+def test_the_public_names_are_the_contracts():
+    assert sorted(PUBLIC) == sorted(
+        [
+            *("topk", "select", "topk_mask", "iterative_topk", "hard_topk", "nccs"),
+            *("Scaled", "Power", "Relative", "TopK", "Selection"),
+        ]
+    )
+    for name in PUBLIC:
+        assert inspect.getdoc(getattr(shtopk, name))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_three_positional_arguments_at_most_and_each_documented(name):
+    function = getattr(shtopk, name)
+    parameters = inspect.signature(function).parameters.values()
+    assert sum(p.kind is not p.KEYWORD_ONLY for p in parameters) <= 3
+    text = inspect.getdoc(function) or ""
+    for parameter in parameters:
+        assert re.search(rf"\b{parameter.name}\b[^\n]*:", text), parameter.name
+
+
+def test_no_source_file_is_long_or_private():
+    for path in (ROOT / "shtopk").glob("*.py"):
+        text = path.read_text()
+        assert len(text.splitlines()) <= 250, path.name
+        assert "jax._src" not in text
+        assert "config.update" not in text
+
+
+def test_the_readmes_first_block_is_early_short_and_shows_a_gradient(tmp_path):
+    assert README[: README.index("```python")].count("\n") < 40
+    assert len([line for line in BLOCKS[0].splitlines() if line.strip()]) < 15
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKS[0]], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    gradient = np.fromstring(done.stdout.strip("[]\n ").replace("\n", " "), sep=" ")
+    assert gradient.shape == (8,)
+    assert np.sum(gradient != 0) >= 4
+
+
+def test_the_readmes_flax_module_trains_a_scorer(x32):
+    names = {}
+    exec(BLOCKS[1], names)
+    tokens = jax.random.normal(jax.random.key(0), (2, 12, 4))
+    module = names["PoolTokens"](k=3)
+    parameters = module.init(jax.random.key(1), tokens, 1.0)
+    gradient = jax.grad(lambda p: jnp.sum(module.apply(p, tokens, 1.0) ** 2))(parameters)
+    kernel = gradient["params"]["Dense_0"]["kernel"]
+    assert np.all(np.isfinite(kernel))
+    assert np.any(kernel != 0)
+
+
+def test_the_readme_names_every_public_function():
+    assert all(f"{name}(" in README for name in FUNCTIONS if name != "nccs")
+
+
+def test_the_version_is_said_once():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" not in project["project"]
+    assert f"## [{shtopk.__version__}]" in (ROOT / "CHANGELOG.md").read_text()

@@ -1,0 +1,136 @@
+"""Gradients four ways: a closed form, finite differences of the oracle, VJP against JVP, and second order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from jax.test_util import check_grads
+
+import shtopk
+
+BOOSTS = {
+    "scaled": (shtopk.Scaled(1.5), lambda units: reference.scaled(1.5)),
+    "power": (shtopk.Power(3.0), lambda units: reference.power(3.0)),
+    "relative": (shtopk.Relative(2.0), lambda units: reference.relative(2.0, 0.75, units)),
+}
+
+
+def spaced(n, d=3, seed=0):
+    """Embeddings, and scores far enough apart for a finite difference to change no rank."""
+    rng = np.random.default_rng([seed, n])
+    return rng.normal(size=(n, d)), rng.permutation(n) / 3 + rng.uniform(0, 0.1, n)
+
+
+def test_two_for_one_in_closed_form():
+    # E' = w E_0 + (1 - w) E_1 with w = sigmoid(C (v_0 - v_1)), so dE'/dv_0 = C w (1 - w) (E_0 - E_1).
+    embeddings, scores, sharpness = jnp.array([[1.0, 2.0], [4.0, -1.0]]), jnp.array([0.7, 0.2]), 3.0
+    w = reference.sigmoid(sharpness * 0.5)
+    slope = sharpness * w * (1 - w)
+    jacobian = jax.jacrev(shtopk.topk, (0, 1))(embeddings, scores, 1, boost=shtopk.Scaled(sharpness))
+    d_embeddings, d_scores = jacobian.embeddings
+    np.testing.assert_allclose(d_scores[0], slope * np.array([[-3.0, 3.0], [3.0, -3.0]]))
+    np.testing.assert_allclose(d_embeddings[0, 0, :, 0], [w, 1 - w])
+    # v' = w v_0 + (1 - w) v_1, so dv'/dv_0 = w + C w (1 - w) (v_0 - v_1).
+    np.testing.assert_allclose(jacobian.scores[1][0], [w + slope * 0.5, 1 - w - slope * 0.5])
+
+
+@pytest.mark.parametrize("reseed", [True, False])
+@pytest.mark.parametrize("boost", BOOSTS)
+@pytest.mark.parametrize(("n", "k"), [(8, 2), (11, 3), (20, 1), (6, 6)])
+def test_against_finite_differences_of_the_oracle(n, k, boost, reseed):
+    ours, theirs = BOOSTS[boost]
+    embeddings, scores = spaced(n)
+    weights = np.random.default_rng(1).normal(size=(k, 3))
+    units = []
+
+    def loss(e, v):
+        pooled, slots = reference.algorithm2(e, v, k, theirs(units), reseed)
+        return np.sum(weights * pooled) + np.sum(slots**2)
+
+    loss(embeddings, scores)
+    units = units[: int(np.ceil(np.log2(n / k)))]
+
+    def our_loss(e, v):
+        out = shtopk.topk(e, v, k, boost=ours, reseed=reseed)
+        return jnp.sum(weights * out.embeddings) + jnp.sum(out.scores**2)
+
+    d_embeddings, d_scores = jax.grad(our_loss, (0, 1))(jnp.asarray(embeddings), jnp.asarray(scores))
+    want = reference.numeric_gradient(lambda e: loss(e, scores), embeddings)
+    np.testing.assert_allclose(d_embeddings, want, rtol=1e-5, atol=1e-8)
+    want = reference.numeric_gradient(lambda v: loss(embeddings, v), scores)
+    np.testing.assert_allclose(d_scores, want, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("reseed", [True, False])
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (64, 8), (300, 7), (1000, 999)])
+def test_vjp_and_jvp_are_transposes(n, k, reseed):
+    embeddings, scores = spaced(n)
+    rng = np.random.default_rng(2)
+
+    def run(e, v, sharpness):
+        boost = shtopk.Relative(sharpness)
+        return shtopk.topk(e, v, k, boost=boost, reseed=reseed), shtopk.topk_mask(v, k, boost=boost)
+
+    arguments = jax.tree.map(jnp.asarray, (embeddings, scores, 3.0))
+    tangents = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), arguments)
+    out, pushed = jax.jvp(run, arguments, tangents)
+    cotangents = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), out)
+    pulled = jax.vjp(run, *arguments)[1](cotangents)
+
+    def inner(a, b):
+        return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+    np.testing.assert_allclose(inner(pushed, cotangents), inner(tangents, pulled), rtol=1e-9)
+
+
+@pytest.mark.parametrize("reseed", [True, False])
+def test_second_order_in_both_modes(reseed):
+    embeddings, scores = spaced(6, d=2)
+
+    def run(e, v, boost):
+        return shtopk.topk(e, v, 2, boost=boost, reseed=reseed)
+
+    check_grads(run, (embeddings, scores, shtopk.Scaled(1.5)), order=2, rtol=1e-5, atol=1e-5)
+
+
+def test_the_four_hessians_agree():
+    embeddings, scores = map(jnp.asarray, spaced(12))
+
+    def loss(v):
+        return jnp.sum(jnp.sin(shtopk.topk(embeddings, v, 3, boost=shtopk.Scaled(2.0)).embeddings))
+
+    modes = [jax.jacfwd, jax.jacrev]
+    hessians = [outer(inner(loss))(scores) for outer in modes for inner in modes]
+    for hessian in hessians:
+        np.testing.assert_allclose(hessian, hessians[0], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(hessian, hessian.T, rtol=1e-9, atol=1e-12)
+    assert np.abs(hessians[0]).max() > 1e-3
+
+
+def test_the_permutation_has_no_derivative():
+    # With an even mix whatever the scores, only the sort depends on them, and it passes nothing on.
+    embeddings, scores = map(jnp.asarray, spaced(16))
+    gradient = jax.grad(
+        lambda v: jnp.sum(shtopk.topk(embeddings, v, 4, boost=shtopk.Scaled(0.0)).embeddings ** 2)
+    )
+    np.testing.assert_array_equal(gradient(scores), 0)
+
+
+@pytest.mark.parametrize("operation", ["pool", "unpool"])
+def test_pool_and_unpool_differentiate_in_weights_and_payload(operation):
+    scores = jnp.asarray(spaced(10)[1])
+    payload = jnp.asarray(np.random.default_rng(0).normal(size=(10 if operation == "pool" else 3, 2)))
+
+    def run(v, x):
+        return getattr(shtopk.select(v, 3, boost=shtopk.Scaled(1.0)), operation)(x)
+
+    def dense(v, x):
+        matrix = shtopk.select(v, 3, boost=shtopk.Scaled(1.0)).matrix()
+        return (matrix if operation == "pool" else matrix.T) @ x
+
+    for mode in (jax.jacfwd, jax.jacrev):
+        for got, want in zip(
+            mode(run, (0, 1))(scores, payload), mode(dense, (0, 1))(scores, payload), strict=True
+        ):
+            np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)

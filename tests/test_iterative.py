@@ -1,0 +1,86 @@
+"""Algorithm 1."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+import shtopk
+
+
+@pytest.mark.parametrize("normalizer", ["softmax", "paper"])
+@pytest.mark.parametrize(
+    ("n", "k", "alpha"), [(2, 1, 1.0), (16, 4, 1.0), (100, 7, 30.0), (128, 64, 1.0), (9, 9, 2.0)]
+)
+def test_is_algorithm_1(n, k, alpha, normalizer):
+    if normalizer == "paper" and n == k:
+        k -= 1  # at the last step the printed denominator is empty
+    rng = np.random.default_rng([n, k])
+    embeddings, scores = rng.uniform(-1, 1, (2, n, 3)), rng.uniform(size=(2, n))
+    out = shtopk.iterative_topk(embeddings, scores, k, alpha=alpha, normalizer=normalizer)
+    for b in range(2):
+        want_embeddings, want_scores = reference.algorithm1(embeddings[b], scores[b], k, alpha, normalizer)
+        np.testing.assert_allclose(out.embeddings[b], want_embeddings, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(out.scores[b], want_scores, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("normalizer", ["softmax", "paper"])
+def test_gradients_are_the_references(normalizer):
+    rng = np.random.default_rng(0)
+    embeddings, scores = rng.normal(size=(8, 2)), rng.normal(size=8)
+    target = rng.normal(size=(3, 2))
+
+    def ours(e, v, alpha):
+        return jnp.sum(target * shtopk.iterative_topk(e, v, 3, alpha=alpha, normalizer=normalizer).embeddings)
+
+    got = jax.grad(ours, (0, 1, 2))(jnp.asarray(embeddings), jnp.asarray(scores), 2.0)
+
+    def theirs(e, v, alpha):
+        return np.sum(target * reference.algorithm1(e, v, 3, alpha, normalizer)[0])
+
+    arguments = [embeddings, scores, np.array(2.0)]
+    for i in range(3):
+        want = reference.numeric_gradient(
+            lambda x, i=i: theirs(*[x if j == i else a for j, a in enumerate(arguments)]), arguments[i]
+        )
+        np.testing.assert_allclose(got[i], want, rtol=1e-6, atol=1e-8)
+
+
+def test_a_masked_call_is_the_call_on_the_rows_that_take_part():
+    rng = np.random.default_rng(1)
+    embeddings, scores = rng.normal(size=(12, 2)), rng.normal(size=12)
+    where = rng.uniform(size=12) < 0.6
+    embeddings[~where] = np.nan
+    out = shtopk.iterative_topk(embeddings, scores, 4, where=where)
+    want = shtopk.iterative_topk(embeddings[where], scores[where], 4)
+    np.testing.assert_allclose(out.embeddings, want.embeddings, rtol=1e-12)
+    np.testing.assert_allclose(out.scores, want.scores, rtol=1e-12)
+
+
+def test_surplus_slots_are_zero_rows_with_score_minus_inf():
+    where = np.array([True, False, False])
+
+    def loss(e, v):
+        out = shtopk.iterative_topk(e, v, 3, where=where)
+        return jnp.sum(out.embeddings) + out.scores[0], out
+
+    (_, out), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(
+        jnp.array([[1.0], [jnp.nan], [3.0]]), jnp.array([0.5, jnp.nan, 9.0])
+    )
+    np.testing.assert_array_equal(out.embeddings, [[1.0], [0.0], [0.0]])
+    np.testing.assert_array_equal(out.scores, [0.5, -np.inf, -np.inf])
+    assert all(np.all(np.isfinite(g)) for g in gradients)
+
+
+def test_infinities_decide_and_nan_is_seen():
+    embeddings = jnp.eye(5)
+    scores = jnp.array([1.0, jnp.inf, 0.5, jnp.inf, -jnp.inf])
+    out = shtopk.iterative_topk(embeddings, scores, 5, alpha=jnp.log(2.0))
+    np.testing.assert_allclose(out.embeddings[0], [0, 0.5, 0, 0.5, 0])
+    np.testing.assert_allclose(out.embeddings[1], [0, 0, 0, 1, 0])
+    np.testing.assert_allclose(out.embeddings[4], [0, 0, 0, 0, 1])
+    assert out.scores[0] == jnp.inf
+    out = shtopk.iterative_topk(embeddings, scores.at[2].set(jnp.nan), 2)
+    assert np.all(np.isnan(out.embeddings[0, 2]))
+    np.testing.assert_allclose(out.embeddings[1], [0, 0.5, 0, 0.5, 0])

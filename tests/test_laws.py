@@ -1,0 +1,127 @@
+"""The laws, as properties of any scores hypothesis can think of."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import shtopk
+
+# Few sizes, so that few things have to be compiled; many values, in which the surprises are.
+SIZES = st.sampled_from([(1, 1), (6, 4), (8, 1), (13, 3), (32, 4)])
+BOOSTS = st.sampled_from([shtopk.Scaled(4.0), shtopk.Power(), shtopk.Relative()])
+SMALL = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 3.0])  # so that ties are common
+FINITE = st.floats(-1e6, 1e6, allow_subnormal=False)
+
+run = settings(max_examples=60, deadline=None)
+select = jax.jit(shtopk.select, static_argnames=("k", "reseed", "candidates"))
+
+
+@st.composite
+def cases(draw, elements=SMALL | FINITE):
+    n, k = draw(SIZES)
+    return draw(hnp.arrays(np.float64, n, elements=elements)), k, draw(BOOSTS), draw(st.booleans())
+
+
+@run
+@given(cases())
+def test_weights_of_a_slot_sum_to_one_and_the_mask_to_k(case):
+    scores, k, boost, reseed = case
+    selection = select(scores, k, boost=boost, reseed=reseed)
+    mask = selection.mask()
+    np.testing.assert_allclose(selection.weights.sum(-1), 1, rtol=1e-12)
+    np.testing.assert_allclose(mask.sum(), k, rtol=1e-12)
+    assert np.all((mask >= 0) & (mask <= 1 + 1e-12))
+
+
+@run
+@given(cases())
+def test_a_slots_score_is_its_members_scores_weighed(case):
+    scores, k, boost, reseed = case
+    selection = select(scores, k, boost=boost, reseed=reseed)
+    want = np.sum(np.asarray(selection.weights) * scores[np.asarray(selection.indices)], -1)
+    np.testing.assert_allclose(selection.scores, want, rtol=1e-9, atol=1e-9 * np.abs(scores).max())
+
+
+@run
+@given(cases(), st.data())
+def test_permuting_distinct_candidates_permutes_the_mask_exactly(case, data):
+    scores, k, boost, reseed = case
+    scores = np.argsort(np.argsort(scores + np.arange(len(scores)) * 1e-3)) * 0.37  # distinct
+    order = np.array(data.draw(st.permutations(range(len(scores)))))
+    mask = np.asarray(select(scores, k, boost=boost, reseed=reseed).mask())
+    permuted = select(scores[order], k, boost=boost, reseed=reseed).mask()
+    np.testing.assert_array_equal(permuted, mask[order])
+
+
+@run
+@given(cases(st.integers(-1000, 1000).map(float)), st.integers(-20, 20), st.integers(-8, 8))
+def test_relative_is_free_of_scale_and_shift(case, exponent, shift):
+    scores, k, _, reseed = case
+    boost = shtopk.Relative()
+    mask = select(scores, k, boost=boost, reseed=reseed).mask()
+    # Powers of two and whole numbers, so that not even rounding differs in the first round.
+    moved = select((scores + shift) * 2.0**exponent, k, boost=boost, reseed=reseed).mask()
+    np.testing.assert_allclose(moved, mask, atol=1e-6)
+
+
+@run
+@given(cases(SMALL | FINITE | st.sampled_from([np.inf, -np.inf])))
+def test_infinities_never_make_a_nan(case):
+    scores, k, boost, reseed = case
+    selection = select(scores, k, boost=boost, reseed=reseed)
+    np.testing.assert_allclose(selection.mask().sum(), k, rtol=1e-12)
+    assert not np.any(np.isnan(selection.scores))
+
+
+@run
+@given(cases(), st.data())
+def test_rows_left_out_change_nothing(case, data):
+    scores, k, boost, reseed = case
+    where = np.array(data.draw(st.lists(st.booleans(), min_size=len(scores), max_size=len(scores))))
+    mask = select(scores, k, boost=boost, reseed=reseed, where=where).mask()
+    noise = np.where(where, scores, np.nan)
+    np.testing.assert_array_equal(select(noise, k, boost=boost, reseed=reseed, where=where).mask(), mask)
+    np.testing.assert_allclose(mask.sum(), min(k, where.sum()), rtol=1e-12)
+    assert np.all(np.asarray(mask)[~where] == 0)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def mask_of(scores, boost, k, reseed):
+    return shtopk.topk_mask(scores, k, boost=boost, reseed=reseed)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def mapped_mask(scores, boost, k, reseed):
+    return jax.vmap(lambda v: shtopk.topk_mask(v, k, boost=boost, reseed=reseed))(scores)
+
+
+@run
+@given(cases())
+def test_batch_is_vmap_is_a_loop(case):
+    scores, k, boost, reseed = case
+    pair = jnp.stack([jnp.asarray(scores), jnp.asarray(scores[::-1].copy())])
+    together = mask_of(pair, boost, k, reseed)
+    mapped = mapped_mask(pair, boost, k, reseed)
+    alone = [mask_of(v, boost, k, reseed) for v in pair]
+    np.testing.assert_allclose(mapped, together, rtol=1e-12, atol=1e-300)
+    np.testing.assert_allclose(jnp.stack(alone), together, rtol=1e-12, atol=1e-300)
+
+
+@run
+@given(cases())
+def test_gradients_are_finite(case):
+    scores, k, boost, reseed = case
+    for g in jax.tree.leaves(mask_gradient(scores, boost, k, reseed)):
+        assert np.all(np.isfinite(g))
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+@partial(jax.grad, argnums=(0, 1))
+def mask_gradient(scores, boost, k, reseed):
+    mask = shtopk.topk_mask(scores, k, boost=boost, reseed=reseed)
+    return jnp.sum(jnp.sin(jnp.arange(float(len(scores)))) * mask)

@@ -1,0 +1,36 @@
+"""nccs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import reference
+
+import shtopk
+
+
+def test_by_hand():
+    # The first row has its like, the second one at 45 degrees, at best.
+    assert np.isclose(shtopk.nccs(jnp.eye(2), jnp.array([[3.0, 0.0], [2.0, 2.0]])), (1 + np.sqrt(0.5)) / 2)
+
+
+def test_against_the_reference_and_over_leading_axes():
+    rng = np.random.default_rng(0)
+    y, z = rng.normal(size=(2, 3, 5, 4)), rng.normal(size=(2, 3, 5, 4))
+    got = shtopk.nccs(y, z)
+    assert got.shape == (2, 3)
+    want = [[reference.nccs(y[i, j], z[i, j]) for j in range(3)] for i in range(2)]
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+    np.testing.assert_allclose(jax.vmap(jax.vmap(shtopk.nccs))(y, z), want, rtol=1e-12)
+
+
+def test_no_scale_is_too_large_or_too_small():
+    y = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    for scale in (1e-200, 1e200):
+        assert np.isclose(shtopk.nccs(y * scale, y), 1)
+
+
+def test_a_row_of_zeros_is_like_nothing_and_has_a_finite_gradient():
+    y = jnp.array([[1.0, 0.0], [0.0, 0.0]])
+    value, gradient = jax.value_and_grad(shtopk.nccs)(y, y)
+    assert value == 0.5
+    assert np.all(np.isfinite(gradient))

@@ -1,0 +1,239 @@
+"""topk and hard_topk against the paper's listing, and their options one by one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+import shtopk
+
+SIZES = [
+    (1, 1),
+    (2, 1),
+    (5, 1),
+    (5, 4),
+    (7, 7),
+    (9, 2),
+    (16, 2),
+    (48, 3),
+    (64, 63),
+    (100, 17),
+    (128, 128),
+    (257, 32),
+    (1000, 7),
+    (1024, 1),
+    (1024, 32),
+    (1024, 513),
+]
+BOOSTS = {
+    "scaled": (shtopk.Scaled(3.0), reference.scaled(3.0)),
+    "power": (shtopk.Power(20.0), reference.power(20.0)),
+    "relative": (shtopk.Relative(2.0, 0.6), reference.relative(2.0, 0.6)),
+    "default": (shtopk.Relative(), reference.relative(6.0, 0.75)),
+}
+
+
+def batch(n, d=3, rows=3, seed=0):
+    """Uniform, normal and heavy-tailed scores, one row of each."""
+    rng = np.random.default_rng([seed, n])
+    scores = np.stack([rng.uniform(size=n), rng.normal(size=n), np.cbrt(rng.standard_cauchy(n))])
+    return rng.uniform(-1, 1, (rows, n, d)), scores[:rows]
+
+
+def expected(embeddings, scores, k, boost, reseed=True):
+    each = [reference.algorithm2(e, v, k, boost, reseed) for e, v in zip(embeddings, scores, strict=True)]
+    return np.stack([e for e, _ in each]), np.stack([v for _, v in each])
+
+
+@pytest.mark.parametrize("reseed", [True, False])
+@pytest.mark.parametrize(("n", "k"), SIZES)
+def test_is_algorithm_2(n, k, reseed):
+    ours, theirs = BOOSTS["default" if reseed else "scaled"]
+    embeddings, scores = batch(n)
+    out = shtopk.topk(embeddings, scores, k, boost=ours, reseed=reseed)
+    want_embeddings, want_scores = expected(embeddings, scores, k, theirs, reseed)
+    np.testing.assert_allclose(out.embeddings, want_embeddings, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(out.scores, want_scores, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("reseed", [True, False])
+@pytest.mark.parametrize("boost", BOOSTS)
+@pytest.mark.parametrize(("n", "k"), [(100, 3), (512, 64)])
+def test_every_boost_is_the_papers(n, k, boost, reseed):
+    ours, theirs = BOOSTS[boost]
+    embeddings, scores = batch(n, seed=1)
+    out = shtopk.topk(embeddings, scores, k, boost=ours, reseed=reseed)
+    want_embeddings, want_scores = expected(embeddings, scores, k, theirs, reseed)
+    np.testing.assert_allclose(out.embeddings, want_embeddings, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(out.scores, want_scores, rtol=1e-9, atol=1e-9)
+
+
+def test_a_tournament_by_hand():
+    # 4 meets 1 and 3 meets 2; each winner takes 3/4.
+    scores = jnp.array([1.0, 4.0, 2.0, 3.0])
+    out = shtopk.topk(scores[:, None], scores, 2, boost=lambda high, low, where: 0.75 + 0 * high)
+    np.testing.assert_allclose(out.scores, [0.75 * 4 + 0.25 * 1, 0.75 * 3 + 0.25 * 2])
+    np.testing.assert_allclose(out.embeddings[:, 0], out.scores)
+
+
+def test_a_qualifying_round_by_hand():
+    # Six for two slots: four survive the first round, so 6 and 5 have byes; 4 meets 1, 3 meets 2.
+    scores = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    out = shtopk.topk(scores[:, None], scores, 2, boost=lambda high, low, where: 0.75 + 0 * high)
+    three_two, four_one = 0.75 * 3 + 0.25 * 2, 0.75 * 4 + 0.25 * 1
+    np.testing.assert_allclose(out.scores, [0.75 * 6 + 0.25 * three_two, 0.75 * 5 + 0.25 * four_one])
+
+
+def test_leading_axes_vmap_and_a_loop_agree():
+    embeddings, scores = batch(50, rows=3)
+    together = shtopk.topk(embeddings, scores, 6)
+    mapped = jax.vmap(lambda e, v: shtopk.topk(e, v, 6))(embeddings, scores)
+    alone = [shtopk.topk(e, v, 6) for e, v in zip(embeddings, scores, strict=True)]
+    nested = shtopk.topk(embeddings[:, None], scores[:, None], 6)
+    for got in (
+        mapped,
+        jax.tree.map(lambda *x: jnp.stack(x), *alone),
+        jax.tree.map(lambda x: x[:, 0], nested),
+    ):
+        np.testing.assert_allclose(got.embeddings, together.embeddings, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(got.scores, together.scores, rtol=1e-12)
+
+
+@pytest.mark.parametrize("axes", [(None, 0), (0, None)])
+def test_vmap_with_one_argument_shared(axes):
+    embeddings, scores = batch(40)
+    shared = [x if axis == 0 else x[0] for x, axis in zip((embeddings, scores), axes, strict=True)]
+    arguments = [jnp.asarray(x) for x in shared]
+    whole = [jnp.broadcast_to(x, full.shape) for x, full in zip(arguments, (embeddings, scores), strict=True)]
+
+    def loss(f):
+        return lambda e, v: jnp.sum(jnp.sin(f(e, v).embeddings))
+
+    def run(e, v):
+        return shtopk.topk(e, v, 4)
+
+    mapped = jax.vmap(run, axes)
+    np.testing.assert_allclose(mapped(*arguments).embeddings, run(*whole).embeddings, rtol=1e-12)
+    got = jax.grad(loss(mapped), (0, 1))(*arguments)
+    want = jax.grad(loss(run), (0, 1))(*whole)
+    for g, w, axis in zip(got, want, axes, strict=True):
+        np.testing.assert_allclose(g, w if axis == 0 else w.sum(0), rtol=1e-9, atol=1e-12)
+
+
+def test_payload_may_be_a_pytree_of_any_features():
+    _, scores = batch(20)
+    rng = np.random.default_rng(0)
+    payload = {
+        "tokens": rng.normal(size=(3, 20, 4, 5)),
+        "mass": (rng.normal(size=(3, 20)), np.zeros((3, 20, 0))),
+    }
+    out = shtopk.topk(payload, scores, 3)
+    matrix = shtopk.select(scores, 3).matrix()
+    np.testing.assert_allclose(
+        out.embeddings["tokens"], jnp.einsum("bkn,bnij->bkij", matrix, payload["tokens"]), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        out.embeddings["mass"][0], jnp.einsum("bkn,bn->bk", matrix, payload["mass"][0]), rtol=1e-12
+    )
+    assert out.embeddings["mass"][1].shape == (3, 3, 0)
+
+
+@pytest.mark.parametrize("reseed", [True, False])
+def test_candidates_are_the_best_scores_alone(reseed):
+    embeddings, scores = batch(60)
+    out = shtopk.topk(embeddings, scores, 4, candidates=18, reseed=reseed)
+    best = np.sort(np.argsort(-scores, axis=-1)[:, :18], axis=-1)
+    narrow = shtopk.topk(
+        np.take_along_axis(embeddings, best[..., None], 1),
+        np.take_along_axis(scores, best, 1),
+        4,
+        reseed=reseed,
+    )
+    np.testing.assert_allclose(out.embeddings, narrow.embeddings, rtol=1e-12, atol=1e-12)
+
+    def loss(e, v):
+        return jnp.sum(shtopk.topk(e, v, 4, candidates=18, reseed=reseed).embeddings ** 2)
+
+    d_embeddings, d_scores = jax.grad(loss, (0, 1))(jnp.asarray(embeddings), jnp.asarray(scores))
+    outside = np.ones((3, 60), bool)
+    np.put_along_axis(outside, best, False, 1)
+    assert np.all(np.asarray(d_embeddings)[outside] == 0)
+    assert np.all(np.asarray(d_scores)[outside] == 0)
+    assert np.all(np.asarray(d_scores).any(-1))
+
+
+@pytest.mark.parametrize("order", ["score", "position"])
+def test_straight_through_is_hard_forward_and_soft_backward(order):
+    embeddings, scores = map(jnp.asarray, batch(40))
+
+    def run(e, v, straight_through):
+        return shtopk.topk(e, v, 5, straight_through=straight_through, order=order)
+
+    hard = shtopk.hard_topk(embeddings, scores, 5, order=order)
+    through, pullback = jax.vjp(lambda e, v: run(e, v, True), embeddings, scores)
+    np.testing.assert_array_equal(through.embeddings, hard.embeddings)
+    np.testing.assert_array_equal(through.scores, hard.scores)
+    soft, soft_pullback = jax.vjp(lambda e, v: run(e, v, False), embeddings, scores)
+    cotangent = jax.tree.map(jnp.cos, soft)
+    for got, want in zip(pullback(cotangent), soft_pullback(cotangent), strict=True):
+        np.testing.assert_array_equal(got, want)
+    tangents = (jnp.ones_like(embeddings), jnp.sin(scores))
+    _, got = jax.jvp(lambda e, v: run(e, v, True), (embeddings, scores), tangents)
+    _, want = jax.jvp(lambda e, v: run(e, v, False), (embeddings, scores), tangents)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_order_by_position_follows_the_champions():
+    embeddings, scores = batch(64)
+    selection = shtopk.select(scores, 8)
+    by_score = shtopk.topk(embeddings, scores, 8)
+    by_position = shtopk.topk(embeddings, scores, 8, order="position")
+    rank = jnp.argsort(selection.champions, axis=-1)
+    np.testing.assert_array_equal(by_position.scores, jnp.take_along_axis(by_score.scores, rank, 1))
+    np.testing.assert_allclose(
+        by_position.embeddings, jnp.take_along_axis(by_score.embeddings, rank[..., None], 1), rtol=1e-12
+    )
+
+
+def test_hard_topk_by_hand():
+    scores = jnp.array([0.5, 2.0, -1.0, 2.0, jnp.inf])
+    embeddings = jnp.arange(5.0)[:, None]
+    out = shtopk.hard_topk(embeddings, scores, 3)
+    assert out.embeddings[:, 0].tolist() == [4, 1, 3]  # the tie goes to the lower index
+    assert out.scores.tolist() == [jnp.inf, 2, 2]
+    out = shtopk.hard_topk(embeddings, scores, 3, order="position")
+    assert out.embeddings[:, 0].tolist() == [1, 3, 4]
+    out = shtopk.hard_topk(embeddings, scores, 3, where=jnp.array([True, False, True, False, False]))
+    assert out.embeddings[:, 0].tolist() == [0, 2, 0]
+    assert out.scores.tolist() == [0.5, -1, -jnp.inf]
+    out = shtopk.hard_topk(
+        embeddings, scores, 3, where=jnp.array([False, False, True, True, False]), order="position"
+    )
+    assert out.embeddings[:, 0].tolist() == [2, 3, 0]
+
+
+def test_hard_topk_sends_gradients_to_the_chosen_rows():
+    embeddings, scores = map(jnp.asarray, batch(12, rows=1))
+    d_embeddings, d_scores = jax.grad(
+        lambda e, v: sum(jnp.sum(x) for x in jax.tree.leaves(shtopk.hard_topk(e, v, 3))), (0, 1)
+    )(embeddings, scores)
+    chosen = np.zeros((1, 12))
+    np.put_along_axis(chosen, np.argsort(-np.asarray(scores))[:, :3], 1, 1)
+    np.testing.assert_array_equal(d_scores, chosen)
+    np.testing.assert_array_equal(d_embeddings, np.repeat(chosen[..., None], 3, -1))
+
+
+def test_sharper_is_closer_to_hard():
+    embeddings, scores = batch(256, d=8)
+    hard = shtopk.hard_topk(embeddings, scores, 16).embeddings
+    quality = [
+        float(
+            jnp.mean(
+                shtopk.nccs(hard, shtopk.topk(embeddings, scores, 16, boost=shtopk.Relative(c)).embeddings)
+            )
+        )
+        for c in (0.5, 2.0, 8.0, 1e9)
+    ]
+    assert quality == sorted(quality)
+    np.testing.assert_allclose(quality[-1], 1)

@@ -1,0 +1,119 @@
+"""The parts: seeding, a match, the schedule of rounds, and pooling as a bilinear operation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+import shtopk
+from shtopk import _pooling, _rounds
+from shtopk._seeding import seed_order
+
+
+def test_seeds_by_hand():
+    nan, inf = jnp.nan, jnp.inf
+    scores = jnp.array([0.0, -inf, nan, 2.0, inf, -0.0, -nan, 2.0, -1.0])
+    assert seed_order(scores).tolist() == [2, 6, 4, 3, 7, 0, 5, 8, 1]
+    assert seed_order(scores, best=4).tolist() == [2, 6, 4, 3]
+    live = jnp.array([True, True, False, True, False, True, True, True, True])
+    assert seed_order(scores, live).tolist() == [6, 3, 7, 0, 5, 8, 1, 2, 4]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_seeds_are_a_stable_descending_sort(dtype):
+    scores = jnp.asarray(np.random.default_rng(0).normal(size=500).round(1), dtype)
+    np.testing.assert_array_equal(
+        seed_order(scores), np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    )
+    np.testing.assert_array_equal(seed_order(scores, best=40), seed_order(scores)[:40])
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "rounds"), [(1, 1, 0), (8, 8, 0), (8, 7, 1), (8, 2, 2), (9, 2, 3), (16384, 2, 13), (3, 1, 2)]
+)
+def test_round_count(n, k, rounds):
+    assert _rounds.round_count(n, k) == rounds == int(np.ceil(np.log2(n / k)))
+
+
+def test_a_match_a_bye_and_an_infinity_by_hand():
+    high, low = jnp.array([4.0, 3.0, jnp.inf, 1.0]), jnp.array([0.0, 9.0, 1.0, -jnp.inf])
+    where = jnp.array([True, False, True, True])
+    w, score = _rounds.match(high, low, where, lambda high, low, where: jnp.full_like(high, 0.75))
+    assert w.tolist() == [0.75, 1.0, 1.0, 1.0]
+    assert score.tolist() == [3.0, 3.0, jnp.inf, 1.0]
+
+
+def test_a_boost_sees_finite_scores_only():
+    seen = []
+
+    def boost(high, low, where):
+        jax.debug.callback(lambda *x: seen.append(x), high, low, where)
+        return jnp.full_like(high, 0.5)
+
+    scores = jnp.array([jnp.inf, 5.0, 4.0, 3.0, 2.0, jnp.nan, -jnp.inf])
+    shtopk.topk_mask(scores, 2, boost=boost, where=scores != 4).block_until_ready()
+    jax.effects_barrier()
+    assert seen
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(seen))
+
+
+@pytest.mark.parametrize("opening", [0, 1, 5])
+@pytest.mark.parametrize("reseed", [True, False])
+def test_where_the_loop_begins_changes_nothing(opening, reseed, monkeypatch):
+    monkeypatch.setattr(_rounds, "OPENING", opening)
+    scores = np.sort(np.random.default_rng(0).normal(size=48))[::-1].copy()
+    slots, weights, place = _rounds.play(jnp.asarray(scores), 48, 3, shtopk.Relative(), reseed)
+    eye, want = reference.algorithm2(np.eye(48), scores, 3, reference.relative(6.0, 0.75), reseed)
+    np.testing.assert_allclose(slots, want, rtol=1e-12)
+    np.testing.assert_allclose(weights, eye.sum(0), rtol=1e-9, atol=1e-12)
+    assert sorted(place.tolist()) == list(range(48))
+
+
+def test_the_rounds_run_in_a_fori_loop_without_touching_the_embeddings():
+    def loop_shapes(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name in ("while", "scan"):
+                yield [v.aval.shape for v in eqn.outvars]
+            for param in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+                inner = getattr(param, "jaxpr", param)
+                if hasattr(inner, "eqns"):
+                    yield from loop_shapes(inner)
+
+    d = 77
+    jaxpr = jax.make_jaxpr(lambda e, v: shtopk.topk(e, v, 4))(jnp.ones((1024, d)), jnp.ones(1024))
+    loops = list(loop_shapes(jaxpr.jaxpr))
+    assert len(loops) == 2  # up through the scores, down through the weights
+    assert not any(d in shape for shapes in loops for shape in shapes)
+
+
+@pytest.mark.parametrize("k", [3, 40])
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_pool_spread_and_dots_for_each_platform(k, platform):
+    # The functions that are lowered for CPU and for the rest, both run here, against the dense table.
+    members, rows, d = 16, 700, 5
+    rng = np.random.default_rng(0)
+    indices = jnp.asarray(rng.permutation(rows)[: k * members].reshape(k, members), jnp.int32)
+    weights = jnp.asarray(rng.uniform(size=(k, members))).at[0, 0].set(0.0)
+    payload, slots = jnp.asarray(rng.normal(size=(rows, d))), jnp.asarray(rng.normal(size=(k, d)))
+    table = jnp.zeros((k, rows)).at[jnp.arange(k)[:, None], indices].set(weights)
+    pool = _pooling._pool_cpu if platform == "cpu" else _pooling._pool_members
+    dots = _pooling._dots_cpu if platform == "cpu" else _pooling._dots_rows
+    options = {"rows": rows, "dtype": jnp.dtype("float64")}
+    np.testing.assert_allclose(pool(indices, weights, payload, **options), table @ payload, rtol=1e-9)
+    np.testing.assert_allclose(
+        _pooling._spread_rows(indices, weights, slots, **options), table.T @ slots, rtol=1e-9, atol=1e-12
+    )
+    want = jnp.einsum("smd,sd->sm", payload[indices], slots)
+    np.testing.assert_allclose(dots(indices, payload, slots, **options), want, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [3, 40])
+def test_a_weight_of_zero_takes_no_part(k):
+    indices = (
+        jnp.arange(400, dtype=jnp.int32).reshape(k, -1) if 400 % k == 0 else jnp.arange(399).reshape(k, -1)
+    )
+    indices = indices.astype(jnp.int32)
+    weights = jnp.ones(indices.shape).at[:, 1].set(0.0)
+    payload = jnp.ones((400, 2)).at[indices[:, 1]].set(jnp.nan)
+    np.testing.assert_allclose(_pooling.pool(indices, weights, payload), indices.shape[1] - 1)

@@ -1,0 +1,147 @@
+"""select, Selection and topk_mask."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+import shtopk
+
+SIZES = [(1, 1), (6, 2), (16, 16), (37, 5), (64, 8)]
+
+
+def scores_of(n, rows=2, seed=0):
+    return jnp.asarray(np.random.default_rng([seed, n]).normal(size=(rows, n)))
+
+
+def test_a_bracket_by_hand():
+    # Without a second sort the bracket is a snake draft: seed p is in slot p % k, or mirrored.
+    scores = jnp.array([7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
+    selection = shtopk.select(scores, 2, boost=shtopk.Scaled(0.0), reseed=False)
+    assert selection.indices.tolist() == [[0, 3, 4, 7], [1, 2, 5, 6]]
+    np.testing.assert_array_equal(selection.weights, np.full((2, 4), 0.25))
+    assert selection.champions.tolist() == [0, 1]
+    assert selection.n == 8
+
+
+def test_a_second_sort_changes_the_bracket_by_hand():
+    # 6 and 0 come out of an even match at 3, 5 and 4 at 4.5: sorted again, 5 and 4 are on top.
+    scores = jnp.array([6.0, 5.0, 4.0, 0.0])
+    once = shtopk.select(scores, 1, boost=shtopk.Scaled(0.0), reseed=False)
+    again = shtopk.select(scores, 1, boost=shtopk.Scaled(0.0), reseed=True)
+    assert once.indices.tolist() == [[0, 1, 2, 3]]
+    assert again.indices.tolist() == [[1, 0, 3, 2]]
+    np.testing.assert_allclose(again.scores, [0.5 * 4.5 + 0.5 * 3])
+
+
+def test_a_bye_repeats_a_member_of_its_slot():
+    selection = shtopk.select(jnp.array([3.0, 2.0, 1.0]), 2, boost=shtopk.Scaled(0.0))
+    assert selection.indices.tolist() == [[0, 0], [1, 2]]
+    assert selection.weights.tolist() == [[1.0, 0.0], [0.5, 0.5]]
+
+
+@pytest.mark.parametrize("reseed", [True, False])
+@pytest.mark.parametrize(("n", "k"), SIZES)
+def test_every_candidate_is_in_one_slot(n, k, reseed):
+    selection = shtopk.select(scores_of(n), k, reseed=reseed)
+    rounds = int(np.ceil(np.log2(n / k)))
+    assert selection.indices.shape == selection.weights.shape == (2, k, 2**rounds)
+    for indices in np.asarray(selection.indices):
+        slots = [set(row) for row in indices.tolist()]
+        assert sorted(i for slot in slots for i in slot) == list(range(n))
+    np.testing.assert_allclose(selection.weights.sum(-1), 1, rtol=1e-14)
+
+
+@pytest.mark.parametrize("reseed", [True, False])
+@pytest.mark.parametrize(("n", "k"), SIZES)
+def test_mask_matrix_pool_and_unpool_agree(n, k, reseed):
+    scores = scores_of(n)
+    selection = shtopk.select(scores, k, reseed=reseed)
+    matrix = selection.matrix()
+    assert matrix.shape == (2, k, n)
+    want = [reference.mask(v, k, reference.relative(6.0, 0.75), reseed) for v in np.asarray(scores)]
+    np.testing.assert_allclose(selection.mask(), want, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(selection.mask(), matrix.sum(-2), rtol=1e-12)
+    rng = np.random.default_rng(1)
+    embeddings, pooled = rng.normal(size=(2, n, 3)), rng.normal(size=(2, k, 3))
+    np.testing.assert_allclose(selection.pool(embeddings), matrix @ embeddings, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        selection.unpool(pooled), jnp.swapaxes(matrix, -1, -2) @ pooled, rtol=1e-9, atol=1e-12
+    )
+    np.testing.assert_array_equal(
+        selection.champions, jnp.argmax(matrix, axis=-1).astype(selection.champions.dtype)
+    )
+
+
+def test_pool_is_what_topk_returns():
+    scores = scores_of(50)
+    embeddings = jnp.asarray(np.random.default_rng(2).normal(size=(2, 50, 4)))
+    selection = shtopk.select(scores, 6)
+    out = shtopk.topk(embeddings, scores, 6)
+    np.testing.assert_allclose(selection.pool(embeddings), out.embeddings, rtol=1e-12)
+    np.testing.assert_array_equal(selection.scores, out.scores)
+
+
+def test_selection_is_a_pytree_and_maps_over_batches():
+    scores = scores_of(20)
+    selection = jax.jit(jax.vmap(lambda v: shtopk.select(v, 3)))(scores)
+    leaves, treedef = jax.tree.flatten(selection)
+    again = jax.tree.unflatten(treedef, leaves)
+    assert again.n == 20
+    np.testing.assert_array_equal(again.mask(), shtopk.select(scores, 3).mask())
+
+
+def test_candidates_left_out_have_mask_exactly_zero():
+    scores = scores_of(40)
+    mask = np.asarray(shtopk.select(scores, 4, candidates=16).mask())
+    assert np.all((mask > 0).sum(-1) <= 16)
+    np.testing.assert_allclose(mask.sum(-1), 4)
+    assert shtopk.select(scores, 4, candidates=16).indices.shape == (2, 4, 4)
+
+
+@pytest.mark.parametrize("reseed", [True, False])
+@pytest.mark.parametrize(
+    ("n", "ks"), [(1, [1]), (2, [1, 2]), (7, [1, 2, 3, 4, 5, 6, 7]), (24, [1, 3, 8, 17])]
+)
+def test_a_traced_k_gives_the_mask_of_the_static_one(n, ks, reseed):
+    scores = scores_of(n, rows=1)[0]
+    where = jnp.arange(n) % 5 != 3
+    mask = jax.jit(lambda v, k: shtopk.topk_mask(v, k, reseed=reseed))
+    masked = jax.jit(lambda v, k: shtopk.topk_mask(v, k, reseed=reseed, where=where))
+    for k in ks:
+        np.testing.assert_allclose(
+            mask(scores, jnp.int32(k)), shtopk.topk_mask(scores, k, reseed=reseed), rtol=1e-9, atol=1e-15
+        )
+    for k in ks[::2]:
+        np.testing.assert_allclose(
+            masked(scores, jnp.int32(k)),
+            shtopk.topk_mask(scores, k, reseed=reseed, where=where),
+            rtol=1e-9,
+            atol=1e-15,
+        )
+
+
+def test_a_traced_k_has_the_gradient_of_the_static_one():
+    scores = scores_of(13, rows=1)[0]
+
+    def loss(v, k):
+        return jnp.sum(jnp.sin(jnp.arange(13.0)) * shtopk.topk_mask(v, k))
+
+    np.testing.assert_allclose(
+        jax.grad(loss)(scores, jnp.int32(3)), jax.grad(loss)(scores, 3), rtol=1e-9, atol=1e-12
+    )
+
+
+def test_a_different_k_for_each_row_under_vmap():
+    scores = scores_of(10, rows=4)
+    ks = jnp.array([1, 3, 9, 10])
+    masks = jax.vmap(shtopk.topk_mask)(scores, ks)
+    np.testing.assert_allclose(masks.sum(-1), ks.astype(masks.dtype))
+    for mask, v, k in zip(masks, scores, ks.tolist(), strict=True):
+        np.testing.assert_allclose(mask, shtopk.topk_mask(v, k), rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("k", [0, -1, 6])
+def test_a_traced_k_out_of_range_is_never_silent(k):
+    assert np.all(np.isnan(shtopk.topk_mask(jnp.arange(5.0), jnp.int32(k))))

@@ -1,0 +1,247 @@
+"""The contract's semantics row by row: ties, NaN, infinities, masks, the smallest sizes, dtypes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import shtopk
+
+BOOSTS = [shtopk.Scaled(5.0), shtopk.Power(), shtopk.Relative()]
+EVERY_BOOST = pytest.mark.parametrize("boost", BOOSTS, ids=repr)
+EITHER_SORT = pytest.mark.parametrize("reseed", [True, False])
+
+
+def finite(tree):
+    return all(np.all(np.isfinite(x)) for x in jax.tree.leaves(tree))
+
+
+def gradients(scores, k, **options):
+    """Of a loss that weighs every row and slot differently, in embeddings and scores."""
+    n = scores.shape[-1]
+    embeddings = jnp.cos(jnp.arange(3.0 * n)).reshape(n, 3)
+
+    def loss(e, v):
+        out = shtopk.topk(e, v, k, **options)
+        return jnp.sum(out.embeddings * jnp.arange(1.0, k + 1)[:, None]) + jnp.sum(
+            jnp.where(jnp.isfinite(out.scores), out.scores, 0)
+        )
+
+    return jax.grad(loss, (0, 1))(embeddings.astype(scores.dtype), scores)
+
+
+@EVERY_BOOST
+@EITHER_SORT
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (8, 2), (11, 3), (11, 11)])
+@pytest.mark.parametrize("value", [0.0, -7.5])
+def test_all_equal_scores_share_evenly(n, k, value, reseed, boost):
+    scores = jnp.full(n, value)
+    selection = shtopk.select(scores, k, boost=boost, reseed=reseed)
+    np.testing.assert_allclose(selection.weights.sum(-1), 1)
+    rounds = int(np.ceil(np.log2(n / k)))
+    powers = 0.5 ** np.arange(rounds + 1)
+    assert np.all(np.isin(np.asarray(selection.mask()), powers))
+    np.testing.assert_allclose(selection.scores, value)
+    assert finite(gradients(scores, k, boost=boost, reseed=reseed))
+
+
+def test_ties_go_to_the_lower_index():
+    scores = jnp.array([1.0, 2.0, 2.0, 1.0, 2.0, -0.0, 0.0, -0.0])
+    assert shtopk.select(scores, 8).indices[:, 0].tolist() == [1, 2, 4, 0, 3, 5, 6, 7]
+    assert shtopk.select(scores, 8, candidates=8).indices[:, 0].tolist() == [1, 2, 4, 0, 3, 5, 6, 7]
+    assert shtopk.select(scores, 6, candidates=7).champions[:5].tolist() == [1, 2, 4, 0, 3]
+
+
+@EVERY_BOOST
+@EITHER_SORT
+def test_plus_infinity_ranks_first_and_equal_infinities_tie(reseed, boost):
+    inf = jnp.inf
+    scores = jnp.array([0.0, inf, 1.0, -inf, inf, 2.0, inf, -inf])
+    out = shtopk.topk(jnp.eye(8), scores, 2, boost=boost, reseed=reseed)
+    # Six of eight are left for two slots: inf, inf, inf, 2, 1, 0 and two -inf. Slot 0 gets one inf, slot 1 two.
+    np.testing.assert_allclose(out.embeddings[0], jnp.eye(8)[1])
+    np.testing.assert_allclose(out.embeddings[1], [0, 0, 0, 0, 0.5, 0, 0.5, 0])
+    assert out.scores.tolist() == [inf, inf]
+    assert finite(gradients(scores, 2, boost=boost, reseed=reseed))
+
+
+@EVERY_BOOST
+@EITHER_SORT
+def test_minus_infinity_loses_and_does_no_harm(reseed, boost):
+    scores = jnp.array([1.0, -jnp.inf, 0.5, -jnp.inf, -jnp.inf, 0.25, -jnp.inf, -jnp.inf])
+    mask = shtopk.topk_mask(scores, 2, boost=boost, reseed=reseed)
+    assert finite(mask)
+    np.testing.assert_array_equal(mask[jnp.isinf(scores)], 0)
+    np.testing.assert_allclose(mask.sum(), 2)
+    d_embeddings, d_scores = gradients(scores, 2, boost=boost, reseed=reseed)
+    assert finite((d_embeddings, d_scores))
+    np.testing.assert_array_equal(d_scores[jnp.isinf(scores)], 0)
+    everyone = shtopk.topk(jnp.eye(8), jnp.full(8, -jnp.inf), 2, boost=boost, reseed=reseed)
+    np.testing.assert_allclose(everyone.embeddings.sum(-1), 1)
+    assert everyone.scores.tolist() == [-jnp.inf, -jnp.inf]
+
+
+@EVERY_BOOST
+@EITHER_SORT
+@pytest.mark.parametrize("sign", [1, -1])
+def test_nan_ranks_first_and_is_never_dropped(sign, reseed, boost):
+    scores = jnp.array([0.0, 3.0, sign * jnp.nan, 1.0, 2.0, -1.0, -2.0, -3.0])
+    out = shtopk.topk(jnp.eye(8), scores, 2, boost=boost, reseed=reseed)
+    assert np.all(np.isnan(out.embeddings[0, 2]))
+    assert np.isnan(out.scores[0])
+    assert finite(out.embeddings[1])
+    assert finite(out.scores[1])
+    mask = shtopk.topk_mask(scores, 2, boost=boost, reseed=reseed)
+    assert np.isnan(mask[2])
+    assert shtopk.hard_topk(jnp.eye(8), scores, 1).embeddings.argmax() == 2
+    assert np.isnan(shtopk.hard_topk(jnp.eye(8), scores, 1).scores[0])
+
+
+@EITHER_SORT
+def test_a_masked_call_is_the_call_on_the_rows_that_take_part(reseed):
+    rng = np.random.default_rng(0)
+    scores, embeddings = rng.normal(size=(2, 40)), rng.normal(size=(2, 40, 3))
+    where = rng.uniform(size=(2, 40)) < np.array([[0.8], [0.3]])
+    embeddings[~where] = np.nan
+    scores[~where] = np.nan
+    out = shtopk.topk(embeddings, scores, 5, where=where, reseed=reseed)
+    mask = shtopk.topk_mask(scores, 5, where=where, reseed=reseed)
+
+    def loss(e, v):
+        return jnp.sum(shtopk.topk(e, v, 5, where=where, reseed=reseed).embeddings ** 2)
+
+    d_embeddings, d_scores = jax.grad(loss, (0, 1))(jnp.asarray(embeddings), jnp.asarray(scores))
+    assert finite((d_embeddings, d_scores))
+    for b in range(2):
+        keep = where[b]
+        e, v = jnp.asarray(embeddings[b][keep]), jnp.asarray(scores[b][keep])
+        want = shtopk.topk(e, v, 5, reseed=reseed)
+        np.testing.assert_allclose(out.embeddings[b], want.embeddings, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(out.scores[b], want.scores, rtol=1e-9)
+        np.testing.assert_allclose(
+            mask[b][keep], shtopk.topk_mask(v, 5, reseed=reseed), rtol=1e-9, atol=1e-12
+        )
+        np.testing.assert_array_equal(mask[b][~keep], 0)
+        g = jax.grad(lambda e, v: jnp.sum(shtopk.topk(e, v, 5, reseed=reseed).embeddings ** 2), (0, 1))(e, v)
+        np.testing.assert_allclose(d_embeddings[b][keep], g[0], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(d_scores[b][keep], g[1], rtol=1e-9, atol=1e-12)
+        np.testing.assert_array_equal(d_embeddings[b][~keep], 0)
+        np.testing.assert_array_equal(d_scores[b][~keep], 0)
+
+
+@EITHER_SORT
+@pytest.mark.parametrize("order", ["score", "position"])
+@pytest.mark.parametrize("valid", [0, 1, 3])
+def test_fewer_valid_rows_than_k_leave_surplus_slots(valid, order, reseed):
+    n, k = 12, 5
+    where = jnp.arange(n) % 4 == 1
+    where = where & (jnp.cumsum(where) <= valid)
+    scores = jnp.where(where, jnp.linspace(0, 1, n), jnp.nan)
+    embeddings = jnp.where(where[:, None], jnp.arange(2.0 * n).reshape(n, 2), jnp.nan)
+    options = {"where": where, "order": order}
+    rows = np.arange(2.0 * n).reshape(n, 2)[np.asarray(where)]
+    rows = rows if order == "position" else rows[::-1]
+    for out in (
+        shtopk.topk(embeddings, scores, k, reseed=reseed, **options),
+        shtopk.hard_topk(embeddings, scores, k, **options),
+        shtopk.topk(embeddings, scores, k, straight_through=True, **options),
+        shtopk.topk(embeddings, scores, k, candidates=7, **options),
+    ):
+        np.testing.assert_array_equal(out.embeddings[:valid], rows)
+        np.testing.assert_array_equal(out.embeddings[valid:], 0)
+        np.testing.assert_array_equal(out.scores[valid:], -jnp.inf)
+        assert finite(out.scores[:valid])
+    mask = shtopk.topk_mask(scores, k, where=where, reseed=reseed)
+    np.testing.assert_array_equal(mask, where.astype(mask.dtype))
+
+
+def test_a_live_minus_infinity_comes_before_a_row_left_out():
+    scores = jnp.array([-jnp.inf, 1.0, -jnp.inf])
+    where = jnp.array([False, True, True])
+    assert shtopk.hard_topk(jnp.eye(3), scores, 2, where=where).embeddings.tolist() == [[0, 1, 0], [0, 0, 1]]
+    np.testing.assert_array_equal(shtopk.topk_mask(scores, 2, where=where), [0, 1, 1])
+
+
+def test_where_broadcasts():
+    scores = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 8)))
+    where = np.arange(8) < 6
+    full = shtopk.topk_mask(scores, 2, where=jnp.broadcast_to(where, scores.shape))
+    for shape in (where, where[None], where[None, None]):
+        np.testing.assert_array_equal(shtopk.topk_mask(scores, 2, where=shape), full)
+    np.testing.assert_array_equal(shtopk.topk_mask(scores, 2, where=True), shtopk.topk_mask(scores, 2))
+
+
+@EVERY_BOOST
+@EITHER_SORT
+@pytest.mark.parametrize("n", [1, 6])
+def test_k_equal_to_n_keeps_everyone_in_order(n, reseed, boost):
+    scores = jnp.asarray(np.random.default_rng(n).permutation(n) / 2.0)
+    out = shtopk.topk(scores[:, None], scores, n, boost=boost, reseed=reseed)
+    np.testing.assert_array_equal(out.scores, np.sort(scores)[::-1])
+    np.testing.assert_array_equal(out.embeddings[:, 0], out.scores)
+    np.testing.assert_array_equal(shtopk.topk_mask(scores, n, boost=boost, reseed=reseed), 1)
+
+
+@EVERY_BOOST
+@EITHER_SORT
+def test_one_slot_pools_everyone(reseed, boost):
+    scores = jnp.asarray(np.random.default_rng(5).normal(size=37))
+    mask = shtopk.topk_mask(scores, 1, boost=boost, reseed=reseed)
+    np.testing.assert_allclose(mask.sum(), 1)
+    np.testing.assert_allclose(
+        shtopk.topk(jnp.eye(37), scores, 1, boost=boost, reseed=reseed).embeddings[0], mask
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scores_dtype"),
+    [
+        ("bfloat16", "bfloat16"),
+        ("bfloat16", "float32"),
+        ("float16", "float16"),
+        ("float32", "bfloat16"),
+        ("float32", "float64"),
+        ("float64", "float32"),
+    ],
+)
+def test_each_result_has_its_own_dtype(dtype, scores_dtype):
+    rng = np.random.default_rng(0)
+    scores = jnp.asarray(rng.normal(size=(2, 24)), scores_dtype)
+    embeddings = jnp.asarray(rng.normal(size=(2, 24, 5)), dtype)
+    wide = (embeddings.astype("float64"), scores.astype("float64"))
+    bound = {"bfloat16": 2**-7, "float16": 2**-10, "float32": 1e-5, "float64": 1e-5}
+    for run in (
+        lambda e, v: shtopk.topk(e, v, 3),
+        lambda e, v: shtopk.topk(e, v, 3, straight_through=True),
+        lambda e, v: shtopk.hard_topk(e, v, 3),
+        lambda e, v: shtopk.iterative_topk(e, v, 3),
+    ):
+        out, want = run(embeddings, scores), run(*wide)
+        assert (out.embeddings.dtype, out.scores.dtype) == (dtype, scores_dtype)
+        got = out.embeddings.astype("float64")
+        np.testing.assert_allclose(got, want.embeddings, atol=4 * bound[dtype], rtol=bound[dtype])
+        got = out.scores.astype("float64")
+        np.testing.assert_allclose(got, want.scores, atol=4 * bound[scores_dtype], rtol=bound[scores_dtype])
+    assert shtopk.topk_mask(scores, 3).dtype == scores_dtype
+    gradient = jax.grad(lambda e, v: jnp.sum(shtopk.topk(e, v, 3).embeddings.astype("float32")), (0, 1))
+    d_embeddings, d_scores = gradient(embeddings, scores)
+    assert (d_embeddings.dtype, d_scores.dtype) == (dtype, scores_dtype)
+
+
+def test_half_precision_computes_in_float32():
+    # 0.01 of each of 300 rows: a running sum in bfloat16 would stop growing early.
+    scores = jnp.zeros(512, "bfloat16")
+    out = shtopk.topk(jnp.ones((512, 1), "bfloat16"), scores, 1)
+    assert out.embeddings.astype("float32").tolist() == [[1.0]]
+
+
+def test_in_32_bits_and_standard_promotion(x32):
+    rng = np.random.default_rng(0)
+    embeddings, scores = rng.normal(size=(2, 30, 4)), rng.normal(size=(2, 30))
+    out = shtopk.topk(embeddings, scores, 4)
+    assert out.embeddings.dtype == out.scores.dtype == jnp.float32
+    assert shtopk.iterative_topk(embeddings, scores, 4).embeddings.dtype == jnp.float32
+    np.testing.assert_allclose(shtopk.topk_mask(scores, jnp.int32(4)), shtopk.topk_mask(scores, 4), rtol=1e-5)
+    gradient = jax.grad(lambda v: jnp.sum(shtopk.topk(embeddings, v, 4).embeddings))(jnp.asarray(scores))
+    assert gradient.dtype == jnp.float32
+    assert finite(gradient)
