@@ -28,12 +28,12 @@ from shtopk._boost import Power as Power
 from shtopk._boost import Relative as Relative
 from shtopk._boost import Scaled as Scaled
 from shtopk._iterative import iterative_topk as iterative_topk
+from shtopk._mask import topk_mask as topk_mask
 from shtopk._metrics import nccs as nccs
 from shtopk._operator import TopK as TopK
 from shtopk._operator import hard_topk as hard_topk
 from shtopk._operator import topk as topk
 from shtopk._select import Selection as Selection
 from shtopk._select import select as select
-from shtopk._select import topk_mask as topk_mask
 
 __version__ = "0.1.0"

@@ -23,6 +23,7 @@ def lift(*static: str) -> Callable[[Callable], Callable[..., Any]]:
                 mapped = jax.vmap(mapped)
             return mapped(*arrays)
 
+        over_rows.__name__ = row.__name__  # what profiles and logs will show
         compiled = jax.jit(over_rows, static_argnames=("axes", *static))
 
         def call(*arrays, axes, shared=(), **options):

@@ -55,7 +55,8 @@ def topk(
         first and comes out as NaN in the slot it reaches.
       k: static int, `1 <= k <= n`.
       boost: how much of a match its better side takes, called as `boost(high, low, where) -> w`: `Relative`
-        (free of the scores' scale), `Scaled`, `Power`, or your own function.
+        (free of the scores' scale), `Scaled`, `Power`, or your own function. A boost that is a pytree has
+        its numbers traced and compiles once; a plain function is traced at every call outside of `jit`.
       reseed: sort the survivors again before every round (Algorithm 2 to the letter). False sorts once:
         faster, and of the same quality.
       where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus

@@ -28,15 +28,15 @@ def match(high, low, where, boost):
     score decides its match alone, so the boost only ever sees finite numbers and no inf - inf arises.
     """
     contested = where & jnp.isfinite(high) & jnp.isfinite(low)
-    zero, one = jnp.zeros_like(high), jnp.ones_like(high)
-    high_, low_ = jnp.where(contested, high, zero), jnp.where(contested, low, zero)
-    w_ = _checks.win_weights(boost(high_, low_, contested), high)
-
-    decided = jnp.where(high > low, one, jnp.where(high < low, zero, 0.5 * one))
-    decided = jnp.where(jnp.isnan(high) | jnp.isnan(low), jnp.nan * one, decided)
-    w = jnp.where(contested, w_, jnp.where(where, decided, one))
+    decided = jnp.where(high > low, 1.0, jnp.where(high < low, 0.0, 0.5)).astype(high.dtype)
+    decided = jnp.where(jnp.isnan(high) | jnp.isnan(low), jnp.nan, decided)
     best = jnp.where(where, lax.stop_gradient(jnp.maximum(high, low)), high)
-    return w, jnp.where(contested, w_ * high_ + (1 - w_) * low_, best)
+
+    # What is not contested is replaced before the boost, too, so that its derivative stays finite as well.
+    high, low = jnp.where(contested, high, 0), jnp.where(contested, low, 0)
+    boosted = _checks.win_weights(boost(high, low, contested), high)
+    w = jnp.where(contested, boosted, jnp.where(where, decided, 1))
+    return w, jnp.where(contested, boosted * high + (1 - boosted) * low, best)
 
 
 def play(scores, live, k, boost, reseed):

@@ -44,9 +44,9 @@ class Selection:
     n: int
 
     def pool(self, embeddings: Any) -> Any:
-        """Slots' embeddings, `E'_s = sum over members i of slot s of m_i * E_i` (the paper's equation
-        `E_i * w_i + E_j * w_j`, over all rounds at once).
+        """Slots' embeddings, `E'_s = sum over members i of slot s of m_i * E_i`.
 
+        That is the paper's `E_i * w_i + E_j * w_j` (its section on the operator), over all rounds at once.
         `embeddings` is an array or a pytree of arrays `(..., n, *features)`; each becomes `(..., k, *features)`
         in its own dtype. TypeError or ValueError if a leaf is not floating or does not fit `scores`.
         """
@@ -154,9 +154,9 @@ def select_row(scores, where, boost, *, k, reseed, candidates):
     v = scores.astype(wide(scores.dtype))
     order = seed_order(v, where, candidates)
     entrants = order.shape[0]
-    live = entrants if where is None else _count(where, entrants)
+    live = entrants if where is None else count(where, entrants)
     width = k << _rounds.round_count(entrants, k)
-    seeded = jnp.pad(_gather(v, order), (0, width - entrants))
+    seeded = jnp.pad(gather(v, order), (0, width - entrants))
     slots, weights, place = _rounds.play(seeded, live, k, boost, reseed)
 
     # Line the seeds up by their place in the bracket. A seed beyond the last entrant is a bye, and shows
@@ -164,78 +164,21 @@ def select_row(scores, where, boost, *, k, reseed, candidates):
     seeds = lax.iota(jnp.int32, width)
     if reseed:
         seeds = jnp.zeros_like(seeds).at[place].set(seeds, unique_indices=True)
-        weights = _gather(weights, seeds)
+        weights = gather(weights, seeds)
     seeds = jnp.where(seeds < entrants, seeds, jnp.flip(seeds))
-    return _snake(_gather(order, seeds), k), _snake(weights, k), slots.astype(scores.dtype)
+    return _snake(gather(order, seeds), k), _snake(weights, k), slots.astype(scores.dtype)
 
 
 _select = lift("k", "reseed", "candidates")(select_row)
 
 
-def topk_mask(
-    scores: ArrayLike,
-    k: int | jax.Array,
-    *,
-    boost: Any = Relative(),  # noqa: B008 (frozen, so sharing it is safe)
-    reseed: bool = True,
-    where: ArrayLike | None = None,
-) -> jax.Array:
-    """The soft top-k mask: the weight each candidate carries into its slot. It sums to k.
-
-    `select(scores, k, ...).mask()`, for a `k` that may also be traced: an integer array of shape (), and
-    a different one for each row under `vmap`.
-
-    Args:
-      scores: `(..., n)` floating, larger is better.
-      k: int or integer array of shape (), `1 <= k <= n`. A traced k out of range gives a mask of NaN.
-      boost, reseed, where: as for `select`.
-
-    Returns:
-      `(..., n)` in [0, 1], in the dtype of `scores`.
-
-    Raises:
-      TypeError, ValueError: at trace time, naming the argument, its value and the remedy.
-
-    >>> topk_mask(jnp.array([0.0, 3.0, 1.0, 2.0]), 2, boost=Scaled(0.0)).tolist()
-    [0.5, 0.5, 0.5, 0.5]
-    >>> jax.vmap(topk_mask)(jnp.ones((2, 2)), jnp.array([1, 2])).tolist()
-    [[0.5, 0.5], [1.0, 1.0]]
-    """
-    if not isinstance(k, jax.Array):
-        return select(scores, k, boost=boost, reseed=reseed, where=where).mask()
-    scores = _checks.scores(scores)
-    where = _checks.where(where, scores.shape)
-    axes = scores.ndim - 1
-    ks = jnp.broadcast_to(_checks.traced_k(k), scores.shape[:-1])
-    shared = (_checks.boost(boost),)
-    return _mask(scores, where, ks, axes=axes, shared=shared, reseed=bool(reseed))
-
-
-@lift("reseed")
-def _mask(scores, where, k, boost, *, reseed):
-    """`topk_mask` for one row of scores `(n,)` and one traced k: every round in the loop."""
-    n = scores.shape[0]
-    v = scores.astype(wide(scores.dtype))
-    k = k.astype(jnp.int32)
-    order = seed_order(v, where)
-    live = jnp.int32(n) if where is None else _count(where, n)
-    # Survivors of each round: k * 2^r, down to k. Rounds with more than n to survive change nothing;
-    # theirs is cut to n before it can overflow.
-    power = jnp.arange(max(1, _rounds.round_count(n, 1)), dtype=jnp.int32)[::-1]
-    targets = jnp.where(k > (n >> power), n, k << power)
-    _, survivors, wins, orders = _rounds.loop_up(_gather(v, order), live, targets, boost, reseed)
-    slots = lax.iota(jnp.int32, n) < jnp.minimum(survivors, k)
-    weights, _ = _rounds.loop_down(slots.astype(v.dtype), targets, wins, orders)
-    weights = jnp.where(lax.iota(jnp.int32, n) < live, weights, 0)
-    mask = jnp.zeros(n, v.dtype).at[order].set(weights, unique_indices=True)
-    return jnp.where((k >= 1) & (k <= n), mask, jnp.nan).astype(scores.dtype)
-
-
-def _count(where, most):
+def count(where, most):
+    """How many take part, `most` at the most."""
     return jnp.minimum(jnp.sum(where, dtype=jnp.int32), most)
 
 
-def _gather(x, index):
+def gather(x, index):
+    """`x[index]`, for an index known to be within bounds."""
     return x.at[index].get(mode="promise_in_bounds")
 
 

@@ -1,0 +1,80 @@
+"""The soft mask over the candidates, for a k that may be traced."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from shtopk import _checks, _rounds
+from shtopk._boost import Relative
+from shtopk._lift import lift
+from shtopk._precision import wide
+from shtopk._seeding import seed_order
+from shtopk._select import Selection, count, gather, select_row
+
+
+def topk_mask(
+    scores: ArrayLike,
+    k: int | jax.Array,
+    *,
+    boost: Any = Relative(),  # noqa: B008 (frozen, so sharing it is safe)
+    reseed: bool = True,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """The soft top-k mask: the weight each candidate carries into its slot. It sums to k.
+
+    The same as `select(scores, k, ...).mask()`, for a `k` that may also be traced: an integer array of shape (), and
+    a different one for each row under `vmap`.
+
+    Args:
+      scores: `(..., n)` floating, larger is better.
+      k: int or integer array of shape (), `1 <= k <= n`. A traced k out of range gives a mask of NaN.
+      boost, reseed, where: as for `select`.
+
+    Returns:
+      `(..., n)` in [0, 1], in the dtype of `scores`.
+
+    Raises:
+      TypeError, ValueError: at trace time, naming the argument, its value and the remedy.
+
+    >>> topk_mask(jnp.array([0.0, 3.0, 1.0, 2.0]), 2, boost=Scaled(0.0)).tolist()
+    [0.5, 0.5, 0.5, 0.5]
+    >>> jax.vmap(topk_mask)(jnp.ones((2, 2)), jnp.array([1, 2])).tolist()
+    [[0.5, 0.5], [1.0, 1.0]]
+    """
+    scores = _checks.scores(scores)
+    where = _checks.where(where, scores.shape)
+    options = {"axes": scores.ndim - 1, "shared": (_checks.boost(boost),), "reseed": bool(reseed)}
+    if isinstance(k, jax.Array):
+        ks = jnp.broadcast_to(_checks.traced_k(k), scores.shape[:-1])
+        return _mask_of_traced_k(scores, where, ks, **options)
+    return _mask(scores, where, k=_checks.k(k, scores.shape[-1]), **options)
+
+
+@lift("k", "reseed")
+def _mask(scores, where, boost, *, k, reseed):
+    """`topk_mask` for one row of scores `(n,)` and a static k."""
+    selected = select_row(scores, where, boost, k=k, reseed=reseed, candidates=None)
+    return Selection(*selected, n=scores.shape[0]).mask()
+
+
+@lift("reseed")
+def _mask_of_traced_k(scores, where, k, boost, *, reseed):
+    """`topk_mask` for one row of scores `(n,)` and one traced k: every round in the loop."""
+    n = scores.shape[0]
+    v = scores.astype(wide(scores.dtype))
+    k = k.astype(jnp.int32)
+    order = seed_order(v, where)
+    live = jnp.int32(n) if where is None else count(where, n)
+    # Survivors of each round: k * 2^r, down to k. Rounds with more than n to survive change nothing;
+    # theirs is cut to n before it can overflow.
+    power = jnp.arange(max(1, _rounds.round_count(n, 1)), dtype=jnp.int32)[::-1]
+    targets = jnp.where(k > (n >> power), n, k << power)
+    _, survivors, wins, orders = _rounds.loop_up(gather(v, order), live, targets, boost, reseed)
+    slots = lax.iota(jnp.int32, n) < jnp.minimum(survivors, k)
+    weights, _ = _rounds.loop_down(slots.astype(v.dtype), targets, wins, orders)
+    weights = jnp.where(lax.iota(jnp.int32, n) < live, weights, 0)
+    mask = jnp.zeros(n, v.dtype).at[order].set(weights, unique_indices=True)
+    return jnp.where((k >= 1) & (k <= n), mask, jnp.nan).astype(scores.dtype)
