@@ -5,6 +5,11 @@ import jax.numpy as jnp
 from jax import lax
 
 
+# 64-bit integers for the block it encloses, whatever the user's setting. JAX before 0.8 has it elsewhere, and
+# lowers such a block wrongly.
+_enable_x64 = getattr(jax, "enable_x64", None)
+
+
 def _canonical(scores):
     # One zero and one NaN, so that -0.0 ties with 0.0 and every NaN ranks alike.
     scores = jnp.where(scores == 0, jnp.zeros_like(scores), scores)
@@ -23,7 +28,16 @@ def _sort(scores, live):
     ascending = jnp.where(bits < 0, bits ^ largest, bits)
     key = ~ascending if live is None else jnp.where(live, ~ascending, largest)
     index = lax.iota(jnp.int32, scores.shape[0])
-    return lax.sort((key, index), num_keys=1, is_stable=True)[1]
+    if key.dtype.itemsize == 8 or _enable_x64 is None:
+        return lax.sort((key, index), num_keys=1, is_stable=True)[1]
+    # Key above, index below in one 64-bit integer: a sort of one operand, which XLA runs 6 to 9 times
+    # faster on CPU than one of two, and stable because no two are equal. (The 32 is widened as an array: a
+    # literal of 64 bits would be cut to 32 when the user's setting is back in force, at lowering.)
+    key = key.astype(jnp.int32)
+    with _enable_x64(True):
+        high, low, shift = (lax.convert_element_type(x, jnp.int64) for x in (key, index, jnp.full_like(key, 32)))
+        packed = lax.sort(lax.bitwise_or(lax.shift_left(high, shift), low))
+        return lax.convert_element_type(packed, jnp.int32)  # keeps the lower half
 
 
 # The permutation is piecewise constant in the scores: its derivative is 0 wherever it exists. The custom_vjp
