@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-
 # 64-bit integers for the block it encloses, whatever the user's setting. JAX before 0.8 has it elsewhere, and
 # lowers such a block wrongly.
 _enable_x64 = getattr(jax, "enable_x64", None)
@@ -35,7 +34,9 @@ def _sort(scores, live):
     # literal of 64 bits would be cut to 32 when the user's setting is back in force, at lowering.)
     key = key.astype(jnp.int32)
     with _enable_x64(True):
-        high, low, shift = (lax.convert_element_type(x, jnp.int64) for x in (key, index, jnp.full_like(key, 32)))
+        high, low, shift = (
+            lax.convert_element_type(x, jnp.int64) for x in (key, index, jnp.full_like(key, 32))
+        )
         packed = lax.sort(lax.bitwise_or(lax.shift_left(high, shift), low))
         return lax.convert_element_type(packed, jnp.int32)  # keeps the lower half
 
