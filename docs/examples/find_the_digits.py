@@ -107,7 +107,7 @@ class Finder(nn.Module):
         slots, ranking = select(embeddings, nn.Dense(self.heads)(embeddings))  # (batch, slots, 64)
         # A soft slot is a mean of many patches, all slots much alike: the norm brings the differences out.
         features = nn.relu(nn.Dense(64)(nn.LayerNorm()(slots)))
-        logits = nn.Dense(10, bias_init=nn.initializers.constant(-2.2))(features)  # at first 1 in 10 each
+        logits = nn.Dense(10, bias_init=nn.initializers.constant(-2.5))(features)  # rare at first
         # A digit is absent from the canvas if it is absent from every slot.
         return jax.nn.log_sigmoid(-logits).sum(axis=1), ranking
 

@@ -1,0 +1,1 @@
+"""Benchmarks of shtopk: `python -m benchmarks NAME [--quick]` regenerates benchmarks/results/NAME.*."""

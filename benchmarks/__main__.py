@@ -1,0 +1,29 @@
+"""`python -m benchmarks NAME [--quick]`: a sub-command for each benchmark, a module with `run(quick)`."""
+
+import argparse
+import importlib
+
+BENCHMARKS = {
+    "quality": "how close the soft top k comes to the hard one, over the paper's Figure 2",
+    "frontier": "quality against the reach of the gradient: where the default boost's numbers come from",
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name, purpose in BENCHMARKS.items():
+        command = names.add_parser(name, help=purpose, description=purpose)
+        command.add_argument(
+            "--quick", action="store_true", help="a small run, kept apart from the committed results"
+        )
+    arguments = parser.parse_args()
+    try:
+        benchmark = importlib.import_module(f"benchmarks.{arguments.name}")
+    except ModuleNotFoundError as error:
+        parser.exit(1, f"{error}; the benchmarks' needs come with: pip install 'shtopk[bench]'\n")
+    benchmark.run(arguments.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Quality over the paper's Figure 2: nCCS of the soft top k against the hard one, cell by cell.
+
+As published: d = 32, E ~ U[-1, 1], v ~ U[0, 1]. The authors sort each draw by score first; as the rows of E
+are drawn alike and apart from v, that changes no distribution, and neither does sorting the outputs by soft
+score, because nCCS takes its best match over all of them. Every method sees the same draws.
+"""
+
+import math
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from tqdm import tqdm
+
+import shtopk
+from benchmarks import quality_report, records
+from benchmarks.published import published
+
+D, CHUNK, SEED = 32, 16, 0
+
+BOOSTS = {"power": shtopk.Power(20.0), "scaled": shtopk.Scaled(60.0), "default": shtopk.Relative()}
+
+ALPHAS = {"iterative": 1.0, "iterative, alpha=2": 2.0}
+
+NOTES = [
+    "Algorithm 1 as printed and as the authors' released code runs it, alpha = 1, lies below their "
+    "published curve; alpha = 2 gives that curve. Their log says the same by another road: the mean "
+    "squared error of the slots' scores that it holds for n = 16384, k = 64 is 0.130, where alpha = 2 "
+    "comes to 0.130 and alpha = 1 to 0.178. A second, later log in their repository (CPU; n = 16, k = 2 "
+    "and 4) has nCCS near 0.31 and 0.34, which is alpha = 1.",
+    "Algorithm 1's two normalizers scale each row by a positive number, which no cosine sees: their "
+    "nCCS differs by rounding alone. They part in the rows' length (`normalizers` in the results).",
+    "Scaled(60) is as steep as Power(20) at a score of 1, where Power(20) rises by 20 log 20 = 60 a unit.",
+]
+
+
+def cells(quick):
+    """The paper's (n, k)."""
+    grid = [(2**i, 2**j) for i in range(4, 15) for j in range(1, 12) if j < i]
+    return [(n, k) for n, k in grid if n in (16, 256, 2048) and k in (2, 8, 64)] if quick else grid
+
+
+def measurement(n, k):
+    """A compiled function from CHUNK keys to `{method: {"nccs": (CHUNK,), "mass": (CHUNK,)}}`."""
+
+    def one_draw(key):
+        e_key, v_key = jax.random.split(key)
+        embeddings = jax.random.uniform(e_key, (n, D), minval=-1)
+        scores = jax.random.uniform(v_key, (n,))
+        hard = shtopk.hard_topk(embeddings, scores, k)
+        chosen = scores >= hard.scores[-1]
+
+        def judge(boost, **options):
+            selection = shtopk.select(scores, k, boost=boost, **options)
+            soft = selection.pool(embeddings)
+            mass = jnp.sum(selection.mask() * chosen) / k
+            return {"nccs": shtopk.nccs(hard.embeddings, soft), "mass": mass}
+
+        found = {name: judge(boost) for name, boost in BOOSTS.items()}
+        found |= {f"{name}, sort once": judge(boost, reseed=False) for name, boost in BOOSTS.items()}
+        if 4 * k <= n:
+            found["default, candidates=4k"] = judge(BOOSTS["default"], candidates=4 * k)
+        return found | iterative(embeddings, scores, hard, chosen)
+
+    # Algorithm 1 holds k * n weights a draw, nCCS k * k cosines: so many draws at once as stay small.
+    together = max(1, min(CHUNK, 2**22 // (n * k)))
+    return jax.jit(lambda keys: lax.map(one_draw, keys, batch_size=together))
+
+
+def iterative(embeddings, scores, hard, chosen):
+    """Algorithm 1 on one draw, at each alpha."""
+    k = hard.scores.shape[0]
+    # Its mass on the true top k comes of pooling the indicator of the true top k along.
+    payload = jnp.concatenate([embeddings, chosen[:, None].astype(embeddings.dtype)], axis=1)
+
+    def judge(alpha):
+        pooled = shtopk.iterative_topk(payload, scores, k, alpha=alpha).embeddings
+        return {"nccs": shtopk.nccs(hard.embeddings, pooled[:, :D]), "mass": jnp.mean(pooled[:, D])}
+
+    found = lax.map(judge, jnp.array(list(ALPHAS.values())))
+    return {name: {what: x[i] for what, x in found.items()} for i, name in enumerate(ALPHAS)}
+
+
+def measure(n, k, draws):
+    """`{method: {quantity: [mean, standard error]}}` of one cell."""
+    chunk = measurement(n, k)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(SEED), n), k)
+    keys = jax.random.split(key, draws).reshape(-1, CHUNK)
+    found = [jax.device_get(chunk(some)) for some in keys]
+    whole = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+    return jax.tree.map(
+        lambda x: [records.rounded(x.mean()), records.rounded(x.std(ddof=1) / math.sqrt(draws), 3)], whole
+    )
+
+
+def compared(n, k, methods, paper):
+    """One row of the results: our figures, the published ones, and whether they agree."""
+    row = {"n": n, "k": k, "methods": methods, "published": {}, "deviation": {}, "agrees": {}}
+    pairs = [("power", "successive_halving"), *((name, "iterative") for name in ALPHAS)]
+    for ours, theirs in pairs:
+        mean, error = methods[ours]["nccs"]
+        paper_mean, paper_error = paper[theirs, n, k]
+        spread = math.hypot(error, paper_error)
+        row["published"][ours] = [paper_mean, records.rounded(paper_error, 3)]
+        row["deviation"][ours] = records.rounded((mean - paper_mean) / spread, 3)
+        row["agrees"][ours] = abs(mean - paper_mean) <= 4 * spread + 0.003
+    return row
+
+
+def normalizers(draws):
+    """How far Algorithm 1's two denominators part: in nCCS, which no row's scale can change, and in mass."""
+    rows = []
+    for n, k in [(16, 2), (16, 8), (256, 16), (1024, 512)]:
+        e_key, v_key = jax.random.split(jax.random.key(SEED))
+        embeddings = jax.random.uniform(e_key, (draws, n, D), minval=-1)
+        scores = jax.random.uniform(v_key, (draws, n))
+        hard = shtopk.hard_topk(embeddings, scores, k).embeddings
+        ones = jnp.ones((draws, n, 1))
+        row = {"n": n, "k": k, "draws": draws}
+        quality = {}
+        for name in ("softmax", "paper"):
+            soft, total = shtopk.iterative_topk((embeddings, ones), scores, k, normalizer=name).embeddings
+            quality[name] = shtopk.nccs(hard, soft)
+            row[f"largest weight sum, {name}"] = records.rounded(jnp.max(total))
+        row["largest nccs difference"] = records.rounded(
+            jnp.max(jnp.abs(quality["softmax"] - quality["paper"])), 2
+        )
+        rows.append(row)
+    return rows
+
+
+def run(quick):
+    started = time.monotonic()
+    draws = 32 if quick else 256
+    paper, rows = published(), []
+    for n, k in tqdm(cells(quick), desc="quality", unit="cell"):
+        rows.append(compared(n, k, measure(n, k, draws), paper))
+    path = records.directory(quick) / "quality.json"
+    records.write(
+        path,
+        started=started,
+        rows=rows,
+        settings={
+            "d": D,
+            "draws": draws,
+            "seed": SEED,
+            "boosts": {name: str(boost) for name, boost in BOOSTS.items()},
+            "alphas": ALPHAS,
+            "agreement": "|ours - published| <= 4 * combined standard error + 0.003",
+        },
+        normalizers=normalizers(CHUNK),
+        notes=NOTES,
+    )
+    quality_report.report(path)

@@ -1,0 +1,74 @@
+"""What every results file carries, and how it is written."""
+
+import datetime
+import json
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jaxlib
+import numpy as np
+
+import shtopk
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def directory(quick):
+    """Where results go: beside this file; for a quick run, which overwrites nothing, the temp directory."""
+    path = Path(tempfile.gettempdir()) / "shtopk-benchmarks" if quick else RESULTS
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def environment():
+    """Versions and hardware."""
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "jaxlib": jaxlib.__version__,
+            "numpy": np.__version__,
+            "shtopk": shtopk.__version__,
+        },
+        "hardware": {
+            "platform": platform.system(),
+            "machine": platform.machine(),
+            "cpu_count": os.cpu_count(),
+            "device_kind": jax.devices()[0].device_kind,
+            "backend": jax.default_backend(),
+        },
+    }
+
+
+def write(path, *, settings, rows, started, **sections):
+    """Write a results file in one step: a reader never meets half of one.
+
+    `rows`, the measurements, take a line each, so that a diff shows which of them moved.
+    """
+    head = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "seconds": round(time.monotonic() - started, 1),
+        **environment(),
+        "settings": settings,
+        **sections,
+    }
+    lines = ",\n".join("  " + json.dumps(row, sort_keys=True) for row in rows)
+    text = json.dumps(head, indent=1, sort_keys=True)[:-2] + ',\n "rows": [\n' + lines + "\n ]\n}\n"
+    json.loads(text)
+    replace(path, text)
+
+
+def replace(path, text):
+    """Write `text` to `path` in one step."""
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def rounded(x, digits=6):
+    """A float short enough to read, `digits` significant ones."""
+    return float(f"{float(x):.{digits}g}")

@@ -1,0 +1,59 @@
+"""What the docs say of quality is what the committed results hold."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+QUALITY = json.loads((RESULTS / "quality.json").read_text())
+FRONTIER = json.loads((RESULTS / "frontier.json").read_text())
+
+
+def nccs(row, method):
+    return row["methods"][method]["nccs"][0]
+
+
+def test_the_whole_grid_was_measured():
+    assert len({(row["n"], row["k"]) for row in QUALITY["rows"]}) == 85
+    assert QUALITY["settings"]["draws"] == 256
+
+
+def test_power_20_is_the_published_operator_in_every_cell():
+    for row in QUALITY["rows"]:
+        mean, error = row["methods"]["power"]["nccs"]
+        published, published_error = row["published"]["power"]
+        assert abs(mean - published) <= 4 * (error**2 + published_error**2) ** 0.5 + 0.003
+
+
+def test_the_published_baseline_is_alpha_2():
+    for row in QUALITY["rows"]:
+        mean, error = row["methods"]["iterative, alpha=2"]["nccs"]
+        published, published_error = row["published"]["iterative"]
+        assert abs(mean - published) <= 4 * (error**2 + published_error**2) ** 0.5 + 0.003
+        assert nccs(row, "iterative") < mean
+
+
+def test_the_default_is_above_the_published_figure_in_every_cell():
+    for row in QUALITY["rows"]:
+        assert nccs(row, "default") >= 0.986
+        assert nccs(row, "default") > row["published"]["power"][0]
+        for other in ("default, sort once", "default, candidates=4k"):
+            if other in row["methods"]:
+                assert nccs(row, other) == pytest.approx(nccs(row, "default"), abs=1e-4)
+    (hardest,) = (row for row in QUALITY["rows"] if (row["n"], row["k"]) == (16384, 2))
+    assert (round(nccs(hardest, "default"), 3), round(hardest["published"]["power"][0], 3)) == (0.993, 0.195)
+
+
+def test_the_defaults_place_on_the_frontier():
+    (default,) = (
+        row
+        for row in FRONTIER["rows"]
+        if (row["family"], row["sharpness"], row["number"], row["reseed"]) == ("Relative", 6.0, 0.75, False)
+    )
+    names = set(default["nccs"]) - {"quantised"}
+    assert len(names) == 7
+    assert min(min(default["reach"][name]) for name in names) >= 0.56
+    assert min(min(default["nccs"][name]) for name in names - {"bimodal"}) >= 0.978
+    assert FRONTIER["settings"]["cells"][0] == [16, 2]
+    assert round(default["nccs"]["bimodal"][0], 3) == round(min(default["nccs"]["bimodal"]), 3) == 0.927
