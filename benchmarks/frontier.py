@@ -30,6 +30,7 @@ FINALISTS = [
     ("algebraic", 9.0, 0.75),
     ("geometric algebraic", 2.0, 0.97),
     ("geometric algebraic", 4.0, 0.95),
+    ("geometric algebraic", 4.0, 0.875),
 ]
 
 

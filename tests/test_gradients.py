@@ -134,3 +134,19 @@ def test_pool_and_unpool_differentiate_in_weights_and_payload(operation):
             mode(run, (0, 1))(scores, payload), mode(dense, (0, 1))(scores, payload), strict=True
         ):
             np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+
+
+def test_checkpoint_scan_and_linearize_change_nothing():
+    embeddings, scores = map(jnp.asarray, spaced(12))
+
+    def loss(v):
+        return jnp.sum(jnp.sin(shtopk.topk(embeddings, v, 3).embeddings))
+
+    def scanned(v):
+        return jax.lax.scan(lambda total, _: (total + loss(v), None), 0.0, length=2)[0] / 2
+
+    want = jax.grad(loss)(scores)
+    np.testing.assert_allclose(jax.grad(jax.checkpoint(loss))(scores), want, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(jax.grad(scanned)(scores), want, rtol=1e-9, atol=1e-12)
+    linear = jax.linearize(loss, scores)[1]
+    np.testing.assert_allclose(linear(jnp.sin(scores)), jnp.vdot(want, jnp.sin(scores)), rtol=1e-9)
