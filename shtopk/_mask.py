@@ -12,7 +12,7 @@ from shtopk._boost import Relative
 from shtopk._lift import lift
 from shtopk._precision import wide
 from shtopk._seeding import seed_order
-from shtopk._select import Selection, count, gather, select_row
+from shtopk._select import count, gather, select_row
 
 
 def topk_mask(
@@ -56,8 +56,7 @@ def topk_mask(
 @lift("k", "reseed")
 def _mask(scores, where, boost, *, k, reseed):
     """`topk_mask` for one row of scores `(n,)` and a static k."""
-    selected = select_row(scores, where, boost, k=k, reseed=reseed, candidates=None)
-    return Selection(*selected, n=scores.shape[0]).mask()
+    return select_row(scores, where, boost, k=k, reseed=reseed, candidates=None).mask()
 
 
 @lift("reseed")

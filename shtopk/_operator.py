@@ -10,7 +10,7 @@ from shtopk import _checks
 from shtopk._boost import Relative
 from shtopk._lift import lift
 from shtopk._seeding import seed_order
-from shtopk._select import Selection, select_row
+from shtopk._select import select_row
 
 _ORDERS = ("score", "position")
 
@@ -141,12 +141,12 @@ def _checked(embeddings, scores, k, where, order):
 @lift("k", "reseed", "candidates", "straight_through", "order")
 def _topk(embeddings, scores, where, boost, *, k, reseed, candidates, straight_through, order):
     """`topk` for one row of scores `(n,)`."""
-    indices, weights, slots = select_row(scores, where, boost, k=k, reseed=reseed, candidates=candidates)
+    selection = select_row(scores, where, boost, k=k, reseed=reseed, candidates=candidates)
     if order == "position":
-        champions = Selection(indices, weights, slots, scores.shape[0]).champions
-        rank = _by_position(champions, jnp.any(weights != 0, axis=-1), scores.shape[0])
-        indices, weights, slots = indices[rank], weights[rank], slots[rank]
-    soft = TopK(Selection(indices, weights, slots, scores.shape[0]).pool(embeddings), slots)
+        taken = jnp.any(selection.weights != 0, axis=-1)
+        rank = _by_position(selection.champions, taken, selection.n)
+        selection = jax.tree.map(lambda x: x[rank], selection)
+    soft = TopK(selection.pool(embeddings), selection.scores)
     if not straight_through:
         return soft
     return jax.tree.map(_value_of, _hard_row(embeddings, scores, where, k=k, order=order), soft)

@@ -137,7 +137,7 @@ def select(
     k = _checks.k(k, n)
     candidates = _checks.candidates(candidates, k, n)
     where = _checks.where(where, scores.shape)
-    indices, weights, slots = _select(
+    return _select(
         scores,
         where,
         axes=scores.ndim - 1,
@@ -146,11 +146,10 @@ def select(
         reseed=bool(reseed),
         candidates=candidates,
     )
-    return Selection(indices, weights, slots, n)
 
 
 def select_row(scores, where, boost, *, k, reseed, candidates):
-    """`select` for one row of scores `(n,)`: indices and weights `(k, M)`, slots' scores `(k,)`."""
+    """`select` for one row of scores `(n,)`."""
     v = scores.astype(wide(scores.dtype))
     order = seed_order(v, where, candidates)
     entrants = order.shape[0]
@@ -166,7 +165,8 @@ def select_row(scores, where, boost, *, k, reseed, candidates):
         seeds = jnp.zeros_like(seeds).at[place].set(seeds, unique_indices=True)
         weights = gather(weights, seeds)
     seeds = jnp.where(seeds < entrants, seeds, jnp.flip(seeds))
-    return _snake(gather(order, seeds), k), _snake(weights, k), slots.astype(scores.dtype)
+    indices, weights = _snake(gather(order, seeds), k), _snake(weights, k)
+    return Selection(indices, weights, slots.astype(scores.dtype), n=scores.shape[0])
 
 
 _select = lift("k", "reseed", "candidates")(select_row)
