@@ -113,7 +113,9 @@ class Relative:
 
     def _unit(self, gaps, where):
         """The quantile of `gaps` `(h,)`, read by position among the live matches, scalar."""
-        first, count = jnp.argmax(where), jnp.sum(where)
+        entries = gaps.shape[0]
+        first = jnp.min(jnp.where(where, jax.lax.iota(jnp.int32, entries), entries))  # faster than argmax
+        count = jnp.sum(where, dtype=jnp.int32)
         quantile = jnp.clip(_checks.number("Relative.quantile", self.quantile, gaps.dtype), 0, 1)
         position = quantile * (count - 1).astype(gaps.dtype)
         below = jnp.floor(position)

@@ -18,7 +18,7 @@ Within a row of scores a candidate is a member of one slot, once; a bye repeats 
 weight 0. A weight of exactly 0 takes no part: not even a NaN in its payload row is seen.
 """
 
-from functools import partial
+import math
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +29,12 @@ from jax.interpreters import ad, batching, mlir
 
 from shtopk._precision import wide
 
-# Measured on CPU: the members in one fused sum, the terms of a partial sum, and the partial sums that fill a
-# vector register.
-_MEMBERS = 8
-_TERMS = 16
-_LANES = 8
+# On CPU, XLA fuses gathers into a sum of terms at the speed of memory, but not into a reduction. So sums are
+# taken in two steps: so many terms at a time in one fused kernel, then a product of what is left with ones,
+# which nothing fuses with and which adds faster than a sum. (All three by measurement.)
+_TERMS = 32
+_LANES = 8  # the fewest partial sums of a row: a vector register full
+_MOST_ROWS = 2**31 - 1  # indices are int32
 
 
 def pool(indices, weights, payload):
@@ -44,6 +45,11 @@ def pool(indices, weights, payload):
 def spread(indices, weights, slots, rows):
     """Rows `(..., n, d)`, n = `rows`, in the dtype of `slots` `(..., k, d)`."""
     return _spread_p.bind(indices, weights, slots, rows=rows, dtype=slots.dtype)
+
+
+def dots(indices, payload, slots):
+    """Weights `(..., k, M)` in the dtype of `slots`; `payload` `(..., n, d)`, `slots` `(..., k, d)`."""
+    return _dots_p.bind(indices, payload, slots, rows=payload.shape[-2], dtype=slots.dtype)
 
 
 def _take(rows, index):
@@ -74,25 +80,26 @@ def _pool_members(indices, weights, payload, *, rows, dtype):
 
 
 def _pool_cpu(indices, weights, payload, *, rows, dtype):
-    """Member after member, all slots at once: XLA on CPU fuses gathers into a sum of terms, not into a reduction.
+    """Sums of `_TERMS` members, then the sum of those.
 
     Rows of weight 0 are cleared bit by bit: a `where` becomes a branch, and takes a quarter longer.
     """
     (slots, members), sums = indices.shape, wide(weights.dtype, payload.dtype)
-    together = min(members, _MEMBERS)
     bits = jnp.dtype(f"int{8 * sums.itemsize}")
     weights = weights.astype(sums)
-    by_member = indices.T, weights.T, jnp.where(weights == 0, 0, -1).astype(bits).T
+    kept = jnp.where(weights == 0, 0, -1).astype(bits)
+    together = math.gcd(members, _TERMS)
 
-    def add_members(j, total):
-        terms = (lax.dynamic_slice_in_dim(x, j * together, together) for x in by_member)
-        for index, w, kept in zip(*terms, strict=True):
-            row = lax.bitcast_convert_type(_take(payload, index).astype(sums), bits)
-            total += w[:, None] * lax.bitcast_convert_type(row & kept[:, None], sums)
-        return total
+    def term(t):
+        at = (slice(None), slice(t, None, together))  # (slots, members / together)
+        row = lax.bitcast_convert_type(_take(payload, indices[at]).astype(sums), bits)
+        return weights[at][..., None] * lax.bitcast_convert_type(row & kept[at][..., None], sums)
 
-    zero = jnp.zeros((slots, payload.shape[-1]), sums)
-    return lax.fori_loop(0, members // together, add_members, zero).astype(dtype)
+    parts = sum((term(t) for t in range(1, together)), start=term(0))
+    if together < members:
+        ones = jnp.ones((slots, 1, members // together), sums)
+        parts = jnp.matmul(ones, parts, precision=lax.Precision.HIGHEST)
+    return parts[:, 0].astype(dtype)
 
 
 def _spread_rows(indices, weights, slots, *, rows, dtype):
@@ -111,13 +118,10 @@ def _dots_rows(indices, payload, slots, *, rows, dtype):
 
 
 def _dots_cpu(indices, payload, slots, *, rows, dtype):
-    """In the order of the rows, unless most of them are nobody's member, with partial sums in `_LANES`.
-
-    They are what a fused sum of terms leaves to add up; a product with ones does that far faster than a sum.
-    """
+    """Sums of `_TERMS` features, then the sum of those; in the order of the rows, unless few of them are members."""
     sums, features = wide(payload.dtype, slots.dtype), payload.shape[-1]
     in_row_order = 2 * indices.size > rows
-    lanes = min(features, max(_LANES, -(-features // _TERMS)))
+    lanes = max(1, min(features, max(_LANES, -(-features // _TERMS))))
 
     def partial_sum(start):
         e, g = payload[:, start : start + lanes], slots[:, start : start + lanes]
@@ -125,17 +129,29 @@ def _dots_cpu(indices, payload, slots, *, rows, dtype):
         product = e.astype(sums) * g.astype(sums)
         return jnp.pad(product, [(0, 0)] * (product.ndim - 1) + [(0, lanes - product.shape[-1])])
 
-    total = sum(partial_sum(start) for start in range(0, features, lanes))
+    total = sum(partial_sum(start) for start in range(0, max(1, features), lanes))
     dots = jnp.matmul(total, jnp.ones(lanes, sums), precision=lax.Precision.HIGHEST).astype(dtype)
     return _take(dots, indices) if in_row_order else dots
 
 
-def _leading(f):
-    """`f` of one row of scores, mapped over leading axes; an axis of size 1 serves all of the others."""
+def _leading(f, shape, rows, dtype):
+    """`f` of one row of scores, for leading axes; an axis of size 1 serves all of the others.
+
+    Where no axis is shared, batch rows are just more slots over more rows: one larger problem, without the
+    batched gathers and scatters that XLA gives an index list of their own.
+    """
 
     def mapped(*operands):
-        if operands[0].ndim == 2:
-            return f(*operands)
+        leads = [x.shape[:-2] for x in operands]
+        if leads[0] == ():
+            return f(*operands, rows=rows, dtype=dtype)
+        batch = math.prod(leads[0])
+        if leads.count(leads[0]) == len(leads) and 0 < batch * rows <= _MOST_ROWS:
+            indices, x, y = (a.reshape(batch, *a.shape[-2:]) for a in operands)
+            indices += rows * lax.broadcasted_iota(jnp.int32, (batch, 1, 1), 0)
+            flat = (a.reshape(batch * a.shape[-2], a.shape[-1]) for a in (indices, x, y))
+            out = shape(*(a.shape for a in operands), rows)
+            return f(*flat, rows=batch * rows, dtype=dtype).reshape(*leads[0], *out)
         axes = [None if x.shape[0] == 1 else 0 for x in operands]
         operands = [x[0] if axis is None else x for x, axis in zip(operands, axes, strict=True)]
         if all(axis is None for axis in axes):
@@ -154,7 +170,7 @@ def _primitive(name, shape, default, cpu):
         return ShapedArray(lead + shape(indices.shape, x.shape, y.shape, rows), dtype)
 
     def lower(f):
-        run = lambda *operands, **params: _leading(partial(f, **params))(*operands)  # noqa: E731
+        run = lambda *operands, **params: _leading(f, shape, **params)(*operands)  # noqa: E731
         return mlir.lower_fun(run, multiple_results=False)
 
     def batch(operands, dims, **params):

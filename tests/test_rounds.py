@@ -87,11 +87,11 @@ def test_the_rounds_run_in_a_fori_loop_without_touching_the_embeddings():
     assert not any(d in shape for shapes in loops for shape in shapes)
 
 
-@pytest.mark.parametrize("k", [3, 40])
+@pytest.mark.parametrize(("k", "members", "d"), [(3, 16, 5), (40, 16, 300), (3, 64, 40), (40, 12, 0)])
 @pytest.mark.parametrize("platform", ["cpu", "cuda"])
-def test_pool_spread_and_dots_for_each_platform(k, platform):
+def test_pool_spread_and_dots_for_each_platform(k, members, d, platform):
     # The functions that are lowered for CPU and for the rest, both run here, against the dense table.
-    members, rows, d = 16, 700, 5
+    rows = 700
     rng = np.random.default_rng(0)
     indices = jnp.asarray(rng.permutation(rows)[: k * members].reshape(k, members), jnp.int32)
     weights = jnp.asarray(rng.uniform(size=(k, members))).at[0, 0].set(0.0)
@@ -108,12 +108,24 @@ def test_pool_spread_and_dots_for_each_platform(k, platform):
     np.testing.assert_allclose(dots(indices, payload, slots, **options), want, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("k", [3, 40])
-def test_a_weight_of_zero_takes_no_part(k):
-    indices = (
-        jnp.arange(400, dtype=jnp.int32).reshape(k, -1) if 400 % k == 0 else jnp.arange(399).reshape(k, -1)
-    )
-    indices = indices.astype(jnp.int32)
+@pytest.mark.parametrize("members", [5, 64])
+def test_a_weight_of_zero_takes_no_part(members):
+    indices = jnp.arange(6 * members, dtype=jnp.int32).reshape(6, members)
     weights = jnp.ones(indices.shape).at[:, 1].set(0.0)
-    payload = jnp.ones((400, 2)).at[indices[:, 1]].set(jnp.nan)
-    np.testing.assert_allclose(_pooling.pool(indices, weights, payload), indices.shape[1] - 1)
+    payload = jnp.ones((6 * members, 2)).at[indices[:, 1]].set(jnp.nan)
+    np.testing.assert_array_equal(_pooling.pool(indices, weights, payload), np.full((6, 2), members - 1.0))
+
+
+@pytest.mark.parametrize("shared", [None, 1, 2])
+def test_batches_too_large_for_one_index_are_pooled_row_by_row(shared, monkeypatch):
+    selection = shtopk.select(jnp.cos(jnp.arange(3 * 2 * 9.0)).reshape(3, 2, 9), 2)
+    payload, slots = jnp.cos(jnp.arange(3 * 2 * 9 * 4.0)).reshape(3, 2, 9, 4), jnp.ones((3, 2, 2, 4))
+    operands = [selection.indices, selection.weights, payload]
+    if shared is not None:
+        operands[shared] = operands[shared][:1]
+    together = _pooling.pool(*operands), _pooling.dots(operands[0], operands[2], slots)
+    monkeypatch.setattr(_pooling, "_MOST_ROWS", 0)
+    jax.clear_caches()
+    apart = _pooling.pool(*operands), _pooling.dots(operands[0], operands[2], slots)
+    for one, other in zip(together, apart, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)

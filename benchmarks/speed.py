@@ -1,0 +1,154 @@
+"""Speed over the paper's Figure 1 and beyond: time, compile time and memory, beside the limits and the peers.
+
+Everything in a cell is timed in turn on the same arrays, so that ratios hold within it. A gradient is a whole training
+step's share: outputs and gradients, by `jax.vjp`.
+"""
+
+import time
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+import shtopk
+from benchmarks import peers, records, speed_report
+from benchmarks.published import published_seconds
+from benchmarks.stages import stages
+from benchmarks.timing import compiled, compiled_together, interleaved
+
+SEED = 0
+MODES = ("forward", "gradient in scores", "gradient in both")
+
+OURS = {
+    "shtopk": lambda e, v, k: shtopk.topk(e, v, k),
+    "shtopk, sort once": lambda e, v, k: shtopk.topk(e, v, k, reseed=False),
+    "shtopk, candidates=4k": lambda e, v, k: shtopk.topk(e, v, k, reseed=False, candidates=4 * k),
+}
+PEERS = {
+    "top_k + gather, gated": peers.gated,
+    "plain port": peers.plain_port,
+    "iterative": lambda e, v, k: shtopk.iterative_topk(e, v, k),
+}
+LIMITS = {
+    "read E": lambda e, v, cotangents: jnp.sum(e),
+    "write E": lambda e, v, cotangents: jnp.broadcast_to(v[0, 0], e.shape),
+}
+# What a method is not asked to do, in the numbers that its cost grows with.
+TOO_MUCH = {
+    "softsort": ("batch * k * n weights", lambda c: c["batch"] * c["k"] * c["n"], 2**29),
+    "iterative": ("batch * k * n * d products", lambda c: c["batch"] * c["k"] * c["n"] * c["d"], 2**31),
+}
+
+
+def cell(section, batch, n, k, d):
+    return {"section": section, "batch": batch, "n": n, "k": k, "d": d}
+
+
+def cells(quick):
+    if quick:
+        sizes = [("grid", 16, 1024, 32, 32), ("width", 16, 1024, 32, 256), ("growth", 1, 2**14, 64, 64)]
+        return [cell(*size) for size in sizes]
+    found = [cell("grid", 16, 2**i, 2**j, 32) for i in range(4, 15) for j in range(1, 12) if j < i]
+    found += [cell("width", 16, n, n // 32, d) for n in (1024, 8192) for d in (32, 256, 1024)]
+    found += [cell("batch", batch, n, n // 32, 64) for batch in (1, 256) for n in (1024, 8192)]
+    found += [cell("growth", 1, 2**i, k, 64) for i in range(10, 21) for k in (2**i // 16, 64)]
+    return list({tuple(c.values()): c for c in found}.values())
+
+
+def task(method, mode, k):
+    """What is timed: a function of `(embeddings, scores, (cotangent of the slots, of their scores))`."""
+
+    def forward(embeddings, scores, cotangents):
+        return tuple(method(embeddings, scores, k))
+
+    def in_scores(embeddings, scores, cotangents):
+        out, pull = jax.vjp(lambda v: tuple(method(embeddings, v, k)), scores)
+        return out, pull(cotangents)
+
+    def in_both(embeddings, scores, cotangents):
+        out, pull = jax.vjp(lambda e, v: tuple(method(e, v, k)), embeddings, scores)
+        return out, pull(cotangents)
+
+    return dict(zip(MODES, (forward, in_scores, in_both), strict=True))[mode]
+
+
+def arrays(c):
+    keys = jax.random.split(jax.random.key(SEED), 4)
+    batch, n, k, d = c["batch"], c["n"], c["k"], c["d"]
+    embeddings = jax.random.uniform(keys[0], (batch, n, d), minval=-1)
+    scores = jax.random.uniform(keys[1], (batch, n))
+    cotangents = (jax.random.normal(keys[2], (batch, k, d)), jax.random.normal(keys[3], (batch, k)))
+    return jax.block_until_ready((embeddings, scores, cotangents))
+
+
+def methods_for(c, available):
+    """The methods of a cell, and what is left out of it, with the reason."""
+    skipped = {}
+    for name in available:
+        what, cost, most = TOO_MUCH.get(name, ("", lambda c: 0, 1))
+        if cost(c) > most:
+            skipped[name] = f"not run: over {most} {what}"
+        elif name == "shtopk, candidates=4k" and 4 * c["k"] >= c["n"]:
+            skipped[name] = "4k is not below n"
+    return {name: method for name, method in available.items() if name not in skipped}, skipped
+
+
+def measure(c, available):
+    """One row of the results."""
+    methods, skipped = methods_for(c, available)
+    tasks = {(name, mode): task(method, mode, c["k"]) for name, method in methods.items() for mode in MODES}
+    arguments = arrays(c)
+    functions = compiled_together(LIMITS | tasks, arguments)
+    times = interleaved({name: function.call for name, function in functions.items()}, arguments)
+    found = {
+        name: {mode: times[name, mode] | temporary(functions[name, mode], c) for mode in MODES}
+        for name in methods
+    }
+    return c | {"limits": {name: times[name] for name in LIMITS}, "methods": found, "skipped": skipped}
+
+
+def temporary(function, c):
+    """Peak temporary memory, in units of the size of E."""
+    return {"temporary": records.rounded(function.temporary / (4 * c["batch"] * c["n"] * c["d"]), 3)}
+
+
+def compile_times(quick):
+    """Seconds to compile one function at a time, batch 16, d = 32."""
+    rows = []
+    sizes = [(1024, 32)] if quick else [(1024, 32), (16384, 2), (16384, 64), (16384, 4096)]
+    for n, k in tqdm(sizes, desc="compiling", unit="size"):
+        c = cell("compile", 16, n, k, 32)
+        arguments = arrays(c)
+        seconds = {}
+        for name, method in (OURS | {"plain port": peers.plain_port}).items():
+            if name in methods_for(c, OURS)[1]:
+                continue
+            for mode in MODES:
+                # A function of its own each time, and the median of three: nothing comes from a cache.
+                taken = [compiled(task(method, mode, k), *arguments).seconds for _ in range(3)]
+                seconds.setdefault(name, {})[mode] = records.rounded(sorted(taken)[1], 3)
+        rows.append({"n": n, "k": k, "seconds": seconds})
+    return rows
+
+
+def run(quick):
+    started = time.monotonic()
+    softsort = peers.softsort()
+    available = OURS | PEERS | ({} if softsort is None else {"softsort": softsort})
+    compiling = compile_times(quick)
+    parts = stages(quick)
+    rows, paper = [], published_seconds()
+    for c in tqdm(cells(quick), desc="speed", unit="cell"):
+        row = measure(c, available)
+        if (c["section"], c["batch"]) == ("grid", 16):
+            row["published_seconds"] = {
+                name: paper[name, c["n"], c["k"]] for name in ("successive_halving", "iterative")
+            }
+        rows.append(row)
+    backend = jax.default_backend()
+    path = records.directory(quick) / ("speed.json" if backend == "cpu" else f"{backend}-speed.json")
+    settings = {"dtype": "float32", "seed": SEED, "modes": MODES}
+    records.write(
+        path, started=started, rows=rows, settings=settings, compile_seconds=compiling, stages=parts
+    )
+    speed_report.report(path)

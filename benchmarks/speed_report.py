@@ -1,0 +1,2 @@
+def report(path):
+    pass

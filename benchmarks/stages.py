@@ -1,0 +1,107 @@
+"""Where the time goes: the operator's stages one by one, beside the limit of each."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from tqdm import tqdm
+
+import shtopk
+from benchmarks.timing import compiled, interleaved
+from shtopk import _pooling, _rounds, _seeding
+
+SIZES = [
+    (16, 1024, 32, 256),
+    (16, 16384, 2, 32),
+    (16, 16384, 256, 32),
+    (16, 8192, 256, 256),
+    (16, 8192, 256, 1024),
+]
+
+# stage -> the limit that it is held against
+AGAINST = {
+    "sort": "sort of bare scores",
+    "top 4k": "read scores",
+    "rounds, sort once": "read scores",
+    "rounds, sort once, with gradient": "read scores",
+    "rounds": "read scores",
+    "rounds, with gradient": "read scores",
+    "pool": "read E",
+    "dots": "read E",
+    "spread": "write E",
+    "dots and spread": "read E + write E",
+}
+
+
+def stages(quick):
+    """`[{"batch", "n", "k", "d", "ms": {stage or limit: ms}, "against": {stage: limit}}]`."""
+    sizes = SIZES[:1] if quick else SIZES
+    return [measure(*size) for size in tqdm(sizes, desc="stages", unit="size")]
+
+
+def measure(batch, n, k, d):
+    keys = jax.random.split(jax.random.key(0), 3)
+    scores = jax.random.uniform(keys[0], (batch, n))
+    chosen = shtopk.select(scores, k, reseed=False)
+    x = {
+        "scores": scores,
+        "seeded": jnp.sort(scores, axis=-1, descending=True),
+        "indices": chosen.indices,
+        "weights": chosen.weights,
+        "E": jax.random.uniform(keys[1], (batch, n, d)),
+        "G": jax.random.normal(keys[2], (batch, k, d)),
+    }
+    calls = {
+        name: compiled(stage, x).call for name, stage in (limits() | tournament(n, k) | payload(n)).items()
+    }
+    found = {name: times["ms"] for name, times in interleaved(calls, (x,)).items()}
+    found["read E + write E"] = found["read E"] + found["write E"]
+    return {"batch": batch, "n": n, "k": k, "d": d, "ms": found, "against": AGAINST}
+
+
+def limits():
+    return {
+        "read scores": lambda x: jnp.sum(x["scores"]),
+        "sort of bare scores": lambda x: lax.sort(x["scores"]),
+        "read E": lambda x: jnp.sum(x["E"]),
+        "write E": lambda x: jnp.broadcast_to(x["scores"][0, 0], x["E"].shape),
+    }
+
+
+def tournament(n, k):
+    def play(scores, reseed):
+        width = k << _rounds.round_count(n, k)
+
+        def row(v):
+            return _rounds.play(jnp.pad(v, (0, width - n)), n, k, shtopk.Relative(), reseed)[:2]
+
+        return jax.vmap(row)(scores)
+
+    def with_gradient(scores, reseed):
+        out, pull = jax.vjp(lambda v: play(v, reseed), scores)
+        return out, pull(jax.tree.map(jnp.ones_like, out))
+
+    return {
+        "sort": lambda x: jax.vmap(_seeding.seed_order)(x["scores"]),
+        "top 4k": lambda x: jax.vmap(partial(_seeding.seed_order, best=min(n, 4 * k)))(x["scores"]),
+        "rounds, sort once": lambda x: play(x["seeded"], False),
+        "rounds, sort once, with gradient": lambda x: with_gradient(x["seeded"], False),
+        "rounds": lambda x: play(x["seeded"], True),
+        "rounds, with gradient": lambda x: with_gradient(x["seeded"], True),
+    }
+
+
+def payload(n):
+    def dots(x):
+        return _pooling.dots(x["indices"], x["E"], x["G"])
+
+    def spread(x):
+        return _pooling.spread(x["indices"], x["weights"], x["G"], n)
+
+    return {
+        "pool": lambda x: _pooling.pool(x["indices"], x["weights"], x["E"]),
+        "dots": dots,
+        "spread": spread,
+        "dots and spread": lambda x: (dots(x), spread(x)),
+    }

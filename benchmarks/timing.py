@@ -1,0 +1,70 @@
+"""Timing functions side by side, so that their ratios are taken within one run."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.records import rounded
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A function compiled for its arguments, with the seconds that took and its temporary bytes."""
+
+    call: Any
+    seconds: float
+    temporary: int
+
+
+def compiled(function, *arguments):
+    started = time.perf_counter()
+    call = jax.jit(function).lower(*arguments).compile()
+    seconds = time.perf_counter() - started
+    memory = call.memory_analysis()
+    return Compiled(call, seconds, -1 if memory is None else memory.temp_size_in_bytes)
+
+
+def compiled_together(functions, arguments):
+    """All of `functions` compiled in two threads: quicker, but their compile times mean nothing."""
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda function: compiled(function, *arguments), functions.values())
+        return dict(zip(functions, found, strict=True))
+
+
+def seconds_of(call, arguments):
+    started = time.perf_counter()
+    jax.block_until_ready(call(*arguments))
+    return time.perf_counter() - started
+
+
+def interleaved(calls, arguments, *, budget=1.5, least=3, most=21):
+    """`{name: {"ms": median, "ms_low": lower quartile, "ms_high": upper quartile, "repeats": count}}`.
+
+    Every round runs each of `calls` once, in turn. A first round warms up and says how many rounds the
+    budget, in seconds, allows; a call that alone takes more than it runs only the fewest rounds.
+    """
+    first = {name: seconds_of(call, arguments) for name, call in calls.items()}
+    again = {name: seconds_of(call, arguments) for name, call in calls.items()}
+    slow = {name for name, seconds in again.items() if seconds > budget}
+    quick_round = sum(seconds for name, seconds in again.items() if name not in slow)
+    rounds = int(np.clip(budget / max(quick_round, 1e-9), least, most))
+    samples = {name: [min(first[name], again[name])] if name in slow else [] for name in calls}
+    for turn in range(rounds):
+        for name, call in calls.items():
+            if name not in slow or turn < least - 1:
+                samples[name].append(seconds_of(call, arguments))
+    return {name: _summary(taken) for name, taken in samples.items()}
+
+
+def _summary(samples):
+    low, middle, high = np.percentile(np.array(samples) * 1e3, [25, 50, 75])
+    return {
+        "ms": rounded(middle, 4),
+        "ms_low": rounded(low, 4),
+        "ms_high": rounded(high, 4),
+        "repeats": len(samples),
+    }
