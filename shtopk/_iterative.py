@@ -59,7 +59,7 @@ def iterative_topk(
         scores,
         where,
         axes=scores.ndim - 1,
-        shared=(alpha,),
+        shared=(_checks.bare_number("alpha", alpha),),
         k=_checks.k(k, scores.shape[-1]),
         normalizer=normalizer,
     )
