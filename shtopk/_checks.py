@@ -10,9 +10,21 @@ from jax.core import Tracer
 
 def _array(name, value):
     """`value` as an array, under the rule of `jax.numpy`: arrays and scalars, no lists."""
-    if isinstance(value, (jax.Array, np.ndarray, np.generic, float, int, complex)):
-        return jnp.asarray(value)
-    raise TypeError(f"{name} must be an array, got {type(value).__name__}; convert it with jnp.asarray")
+    if not _is_arraylike(value):
+        raise TypeError(f"{name} must be an array, got {_kind(value)}; convert it with jnp.asarray")
+    return jnp.asarray(value)
+
+
+def _is_arraylike(value):
+    """What `jax.numpy` takes for an array: also what turns itself into one, as modules' parameters do."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.dtype.kind not in "OSUMm"  # objects, strings and dates
+    return isinstance(value, (jax.Array, float, int, complex)) or hasattr(value, "__jax_array__")
+
+
+def _kind(value):
+    dtype = getattr(value, "dtype", None)
+    return type(value).__name__ if dtype is None else f"dtype {dtype}"
 
 
 def _floating(name, value):
@@ -115,23 +127,45 @@ def where(value, shape):
 
 def choice(name, value, options):
     """One of a few words."""
-    if value not in options:
+    if not isinstance(value, str) or value not in options:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}; pick one")
     return value
 
 
+def flag(name, value):
+    """True or False, known at trace time."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise TypeError(
+        f"{name} must be True or False, got {value!r} of type {type(value).__name__}; "
+        f"if it is traced, mark it static (jax.jit(..., static_argnames='{name}'))"
+    )
+
+
 def boost(value):
-    """Anything that can be called."""
-    if not callable(value):
+    """Anything that can be called; its leaves, if it is a pytree of numbers, things that can be traced."""
+    if not callable(value) or isinstance(value, type):
         raise TypeError(
             f"boost must be callable as boost(high, low, where), got {value!r}; "
             "pass shtopk.Relative(), Scaled(...), Power(...) or a function of that form"
         )
-    return value
+    if any(callable(leaf) for leaf in jax.tree.leaves(value)):
+        return value
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: bare_number("boost" + jax.tree_util.keystr(path), leaf), value
+    )
+
+
+def bare_number(name, value):
+    """A number as it stands, before it goes through `jit`, which names nobody in its errors."""
+    if not _is_arraylike(value):
+        raise TypeError(f"{name} must be a number or an array, got {_kind(value)}; convert it with float")
+    return jnp.asarray(value) if hasattr(value, "__jax_array__") else value
 
 
 def win_weights(value, like):
     """What a boost returned, in the type and shape of the scores it was given."""
+    value = _array("what boost returns", value)
     if jnp.shape(value) != like.shape:
         raise ValueError(
             f"boost returned shape {jnp.shape(value)} for matches of shape {like.shape}; it must "
@@ -141,9 +175,12 @@ def win_weights(value, like):
 
 
 def number(name, value, dtype):
-    """A scalar, plain or traced, in the dtype of the scores."""
+    """A real scalar, plain or traced, in the dtype of the scores."""
+    value = bare_number(name, value)
     if jnp.ndim(value):
         raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(value)}; pass one number")
+    if jnp.iscomplexobj(value):
+        raise TypeError(f"{name} must be real, got dtype {jnp.result_type(value)}; take its real part")
     return jnp.asarray(value, dtype)
 
 

@@ -59,7 +59,7 @@ def iterative_topk(
         scores,
         where,
         axes=scores.ndim - 1,
-        shared=(alpha,),
+        shared=(_checks.bare_number("alpha", alpha),),
         k=_checks.k(k, scores.shape[-1]),
         normalizer=normalizer,
     )
@@ -102,6 +102,9 @@ def _peaked_softmax(v, left, winner, alpha, normalizer):
     # An infinite gap is a weight of 0 and two equal infinities a gap of 0, with no inf - inf.
     near = left & ~(jnp.isinf(v) | jnp.isinf(m)) | left & (v == m)
     gap = jnp.where(near & (v != m), v - m, 0)
+    # Where a square would overflow, the weight is 0 for any alpha; held there, its derivative is, too.
+    limit = 0.5 * float(jnp.finfo(v.dtype).max) ** 0.5
+    gap = jnp.clip(gap, -limit, limit)
     terms = jnp.where(near, jnp.exp(-alpha * gap**2), 0)
     total = jnp.sum(terms)
     if normalizer == "paper":

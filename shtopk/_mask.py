@@ -46,7 +46,11 @@ def topk_mask(
     """
     scores = _checks.scores(scores)
     where = _checks.where(where, scores.shape)
-    options = {"axes": scores.ndim - 1, "shared": (_checks.boost(boost),), "reseed": bool(reseed)}
+    options = {
+        "axes": scores.ndim - 1,
+        "shared": (_checks.boost(boost),),
+        "reseed": _checks.flag("reseed", reseed),
+    }
     if isinstance(k, jax.Array):
         ks = jnp.broadcast_to(_checks.traced_k(k), scores.shape[:-1])
         return _mask_of_traced_k(scores, where, ks, **options)

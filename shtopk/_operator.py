@@ -90,9 +90,9 @@ def topk(
         axes=scores.ndim - 1,
         shared=(_checks.boost(boost),),
         k=k,
-        reseed=bool(reseed),
+        reseed=_checks.flag("reseed", reseed),
         candidates=_checks.candidates(candidates, k, scores.shape[-1]),
-        straight_through=bool(straight_through),
+        straight_through=_checks.flag("straight_through", straight_through),
         order=order,
     )
 

@@ -120,6 +120,8 @@ def test_words():
             call(E, V, 2, order="best")
     with refused(ValueError, "normalizer must be one of 'softmax', 'paper'", "'sum'"):
         shtopk.iterative_topk(E, V, 2, normalizer="sum")
+    with refused(ValueError, "normalizer must be one of 'softmax', 'paper'", "array"):
+        shtopk.iterative_topk(E, V, 2, normalizer=np.ones(2))  # pyright: ignore[reportArgumentType] (on purpose)
     with refused(ValueError, "alpha must be a scalar", "(2,)"):
         shtopk.iterative_topk(E, V, 2, alpha=jnp.ones(2))
 
@@ -129,6 +131,10 @@ def test_boost(function):
     call = EVERY[function]
     with refused(TypeError, "boost must be callable", "6.0", "shtopk.Relative()"):
         call(V, 2, boost=6.0)
+    with refused(TypeError, "boost must be callable", "Relative'>", "shtopk.Relative()"):
+        call(V, 2, boost=shtopk.Relative)
+    with refused(TypeError, "what boost returns must be an array", "list"):
+        call(V, 2, boost=lambda high, low, where: [0.5] * 4)
     with refused(ValueError, "boost returned shape ()", "(4,)"):
         call(V, 2, boost=lambda high, low, where: 0.5)
     for wrong in (shtopk.Scaled, shtopk.Power, shtopk.Relative, lambda x: shtopk.Relative(6.0, x)):
@@ -143,6 +149,79 @@ def test_nccs():
         shtopk.nccs(V, V)
     with refused(TypeError, "approximation must be floating", "int64"):
         shtopk.nccs(E, E.astype(int))
+
+
+# What is handed over where an array is expected, and how the error calls it.
+NO_ARRAYS: list[tuple[Any, str]] = [
+    ([1.0, 2.0], "list"),
+    ((1.0, 2.0), "tuple"),
+    (None, "NoneType"),
+    ("scores", "str"),
+    (np.array([None, 1.0]), "dtype object"),
+    (np.array(["a"]), "dtype <U1"),
+]
+AS_ARRAYS = pytest.mark.parametrize(("value", "kind"), NO_ARRAYS, ids=[kind for _, kind in NO_ARRAYS])
+
+
+@AS_ARRAYS
+def test_what_is_no_array_is_refused_by_name(value, kind):
+    nccs: Any = shtopk.nccs
+    for call in EVERY.values():
+        with refused(TypeError, "scores must be an array", kind, "jnp.asarray"):
+            call(value, 1)
+        if value is not None:
+            with refused(TypeError, "where must be an array", kind, "jnp.asarray"):
+                call(V, 1, where=value)
+    with refused(TypeError, "reference must be an array", kind, "jnp.asarray"):
+        nccs(value, E)
+    with refused(TypeError, "approximation must be an array", kind, "jnp.asarray"):
+        nccs(E, value)
+    # A list, a tuple or None is a pytree, which a payload may be.
+    if kind not in ("list", "tuple", "NoneType"):
+        for call in WITH_PAYLOAD:
+            with refused(TypeError, "embeddings must be an array", kind, "jnp.asarray"):
+                call(value, V, 2)
+        for method, name in (("pool", "embeddings"), ("unpool", "pooled")):
+            with refused(TypeError, f"{name} must be an array", kind, "jnp.asarray"):
+                getattr(shtopk.select(V, 2), method)(value)
+
+
+@AS_ARRAYS
+def test_what_is_no_number_is_refused_by_name(value, kind):
+    with refused(TypeError, "alpha must be a number", kind, "float"):
+        shtopk.iterative_topk(E, V, 2, alpha=value)
+    for boost, name in ((shtopk.Scaled, "sharpness"), (shtopk.Power, "base"), (shtopk.Relative, "sharpness")):
+        with refused(TypeError, f"{name} must be a number", kind, "float"):
+            shtopk.topk(E, V, 2, boost=boost(value))
+    with refused(TypeError, "alpha must be real", "complex"):
+        shtopk.iterative_topk(E, V, 2, alpha=1j)
+    with refused(TypeError, "Scaled.sharpness must be real", "complex"):
+        shtopk.topk_mask(V, 2, boost=shtopk.Scaled(1j))
+
+
+@pytest.mark.parametrize("value", ["no", None, 1, jnp.array(True)], ids=repr)
+def test_flags(value):
+    for call in (EVERY["topk"], EVERY["topk_mask"]):
+        with refused(TypeError, "reseed must be True or False", repr(value), "static_argnames='reseed'"):
+            call(V, 2, reseed=value)
+    with refused(TypeError, "straight_through must be True or False", repr(value)):
+        shtopk.topk(E, V, 2, straight_through=value)
+
+
+def test_what_turns_itself_into_an_array_is_one():
+    class Parameter:
+        def __init__(self, value):
+            self.value = value
+
+        def __jax_array__(self):
+            return self.value
+
+    e, v, c = Parameter(E), Parameter(V), Parameter(jnp.asarray(2.0))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        shtopk.topk(e, v, 2, boost=shtopk.Scaled(c)),  # pyright: ignore[reportArgumentType] (as jnp's types)
+        shtopk.topk(E, V, 2, boost=shtopk.Scaled(2.0)),
+    )
 
 
 def test_numpy_arrays_and_numpy_scalars_are_arrays():

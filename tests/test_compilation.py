@@ -76,6 +76,28 @@ def test_one_step_serves_every_k_and_every_sharpness(compilations):
     assert len(compilations) == 0
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_one_compilation_for_each_shape(name, compilations):
+    shapes = [(2, 25), (2, 26), (25,)]
+    for again in (False, True):
+        for shape in shapes:
+            embeddings, scores = jnp.ones((*shape, 3)), jnp.ones(shape)
+            compilations.clear()
+            CALLS[name](embeddings, scores, shtopk.Relative(1.0, 0.5))
+            assert (len(compilations) == 0) == again
+
+
+def test_import_brings_nothing_but_jax_and_the_standard_library():
+    code = """
+import sys, jax, jax.numpy
+before = set(sys.modules)
+import shtopk
+print(*{name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {"shtopk", "jax", "jaxlib", "numpy", "ml_dtypes"}
+
+
 def test_import_starts_no_backend():
     code = """
 import jax, shtopk

@@ -102,6 +102,16 @@ def test_the_readme_names_every_public_function():
     assert all(f"{name}(" in README for name in FUNCTIONS if name != "nccs")
 
 
+def test_every_guarantee_names_a_test_that_exists():
+    guarantees = (ROOT / "docs" / "guarantees.md").read_text()
+    named = re.findall(r"\[`(test_\w+)`\]\(\.\./(tests/test_\w+\.py)\)", guarantees)
+    assert len(named) == guarantees.count("](") > 20
+    for test, path in named:
+        assert f"\ndef {test}(" in (ROOT / path).read_text(), test
+    rows = re.findall(r"^\| (?!---|guarantee)(.*) \|$", guarantees, flags=re.MULTILINE)
+    assert all("](../tests/" in row for row in rows)
+
+
 def test_the_version_is_said_once():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" not in project["project"]

@@ -94,20 +94,6 @@ def test_second_order_in_both_modes(reseed):
     check_grads(run, (embeddings, scores, shtopk.Scaled(1.5)), order=2, rtol=1e-5, atol=1e-5)
 
 
-def test_the_four_hessians_agree():
-    embeddings, scores = map(jnp.asarray, spaced(12))
-
-    def loss(v):
-        return jnp.sum(jnp.sin(shtopk.topk(embeddings, v, 3, boost=shtopk.Scaled(2.0)).embeddings))
-
-    modes = [jax.jacfwd, jax.jacrev]
-    hessians = [outer(inner(loss))(scores) for outer in modes for inner in modes]
-    for hessian in hessians:
-        np.testing.assert_allclose(hessian, hessians[0], rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(hessian, hessian.T, rtol=1e-9, atol=1e-12)
-    assert np.abs(hessians[0]).max() > 1e-3
-
-
 def test_the_permutation_has_no_derivative():
     # With an even mix whatever the scores, only the sort depends on them, and it passes nothing on.
     embeddings, scores = map(jnp.asarray, spaced(16))
@@ -115,38 +101,3 @@ def test_the_permutation_has_no_derivative():
         lambda v: jnp.sum(shtopk.topk(embeddings, v, 4, boost=shtopk.Scaled(0.0)).embeddings ** 2)
     )
     np.testing.assert_array_equal(gradient(scores), 0)
-
-
-@pytest.mark.parametrize("operation", ["pool", "unpool"])
-def test_pool_and_unpool_differentiate_in_weights_and_payload(operation):
-    scores = jnp.asarray(spaced(10)[1])
-    payload = jnp.asarray(np.random.default_rng(0).normal(size=(10 if operation == "pool" else 3, 2)))
-
-    def run(v, x):
-        return getattr(shtopk.select(v, 3, boost=shtopk.Scaled(1.0)), operation)(x)
-
-    def dense(v, x):
-        matrix = shtopk.select(v, 3, boost=shtopk.Scaled(1.0)).matrix()
-        return (matrix if operation == "pool" else matrix.T) @ x
-
-    for mode in (jax.jacfwd, jax.jacrev):
-        for got, want in zip(
-            mode(run, (0, 1))(scores, payload), mode(dense, (0, 1))(scores, payload), strict=True
-        ):
-            np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
-
-
-def test_checkpoint_scan_and_linearize_change_nothing():
-    embeddings, scores = map(jnp.asarray, spaced(12))
-
-    def loss(v):
-        return jnp.sum(jnp.sin(shtopk.topk(embeddings, v, 3).embeddings))
-
-    def scanned(v):
-        return jax.lax.scan(lambda total, _: (total + loss(v), None), 0.0, length=2)[0] / 2
-
-    want = jax.grad(loss)(scores)
-    np.testing.assert_allclose(jax.grad(jax.checkpoint(loss))(scores), want, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(jax.grad(scanned)(scores), want, rtol=1e-9, atol=1e-12)
-    linear = jax.linearize(loss, scores)[1]
-    np.testing.assert_allclose(linear(jnp.sin(scores)), jnp.vdot(want, jnp.sin(scores)), rtol=1e-9)

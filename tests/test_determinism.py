@@ -1,0 +1,65 @@
+"""The same input gives the same bits; the same rows in another batch or order give the same numbers."""
+
+import hashlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import shtopk
+
+N, K = 40, 3
+
+
+def everything(scores, dtype="float32"):
+    """Values and gradients of each function on `scores` `(..., n)`, float32 as in training."""
+    v = jnp.asarray(scores, dtype)
+    rows = jnp.sin(jnp.arange(N * 4, dtype=dtype)).reshape(N, 4)
+    e = jnp.broadcast_to(rows, (*v.shape, 4)) * v[..., None]
+
+    def loss(e, v):
+        out = shtopk.topk(e, v, K)
+        return jnp.sum(jnp.sin(out.embeddings)) + jnp.sum(out.scores), out
+
+    gradients, out = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(e, v)
+    masks = shtopk.topk_mask(v, K), shtopk.topk_mask(v, jnp.int32(K))
+    return jax.tree.leaves((out, gradients, masks, shtopk.hard_topk(e, v, K)))
+
+
+def draw():
+    return np.random.default_rng(0).normal(size=(3, N))
+
+
+def digest():
+    return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in everything(draw()))).hexdigest()
+
+
+def test_the_same_bits_from_call_to_call_and_from_process_to_process():
+    here = digest()
+    assert digest() == here
+    code = f"""
+import sys, jax
+jax.config.update("jax_enable_x64", True)
+sys.path[:0] = {sys.path!r}
+import test_determinism
+print(test_determinism.digest())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == here
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_row_in_a_batch_is_the_row_alone(dtype):
+    """To 64 eps of the largest: sums may be taken in another order."""
+    together, alone = everything(draw(), dtype), everything(draw()[1], dtype)
+    for got, want in zip(together, alone, strict=True):
+        np.testing.assert_allclose(got[1], want, rtol=0, atol=64 * jnp.finfo(dtype).eps * np.abs(want).max())
+
+
+@pytest.mark.parametrize("k", [K, jnp.int32(K)], ids=["static k", "traced k"])
+def test_permuted_distinct_scores_give_the_permuted_mask_to_the_bit(k):
+    scores, order = jnp.asarray(draw()[0], jnp.float32), np.random.default_rng(1).permutation(N)
+    np.testing.assert_array_equal(shtopk.topk_mask(scores[order], k), shtopk.topk_mask(scores, k)[order])

@@ -1,0 +1,11 @@
+"""A short run of the fuzzer, so that it stays in working order; `python -m tests.fuzz --minutes 30` is the long one."""
+
+import pytest
+
+from tests import fuzz
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_short_run(seed):
+    counts = fuzz.fuzz(seed, 100)
+    assert counts["cases"] >= 20  # a configuration with k = n = 1 has few cases

@@ -1,0 +1,219 @@
+"""Every floating dtype and every extreme of it: within a stated bound of the oracle, and always finite."""
+
+from functools import partial
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+import shtopk
+
+DTYPES = ["float16", "bfloat16", "float32", "float64"]
+BOOSTS = [shtopk.Scaled(5.0), shtopk.Power(), shtopk.Relative()]
+EVERY_BOOST = pytest.mark.parametrize("boost", BOOSTS, ids=repr)
+
+
+def eps(dtype):
+    return float(jnp.finfo(dtype).eps)
+
+
+def finite(tree):
+    return all(np.all(np.isfinite(x)) for x in jax.tree.leaves(tree))
+
+
+# Against the oracle
+
+
+def weighed(e, v, weights, k):
+    """A loss `sum_sj weights[s, j] * E'[s, j]`, its terms added up in the oracle's float64."""
+    return jnp.sum(weights * shtopk.topk(e, v, k).embeddings.astype(weights.dtype))
+
+
+@pytest.mark.parametrize(("dtype", "scores_dtype"), list(product(DTYPES, DTYPES)))
+def test_the_error_is_one_rounding_of_the_result(dtype, scores_dtype):
+    """`|got - want| <= eps(result) * |want| + inside * max |want|`, values and gradients alike.
+
+    The first term is the one rounding of a result into its own dtype. `inside` is 64 times the eps of what
+    is computed with inside, float32 at least: what a sharpness of 6 and two rounds make of it.
+    """
+    n, k = 12, 3
+    rng = np.random.default_rng(0)
+    scores, embeddings = jnp.asarray(rng.permutation(n) / 4, scores_dtype), rng.normal(size=(n, 2))
+    embeddings, weights = jnp.asarray(embeddings, dtype), rng.integers(-8, 8, (k, 2)) / 4.0
+    e, v = (np.asarray(x, np.float64) for x in (embeddings, scores))
+    units = []
+    pooled, slots = reference.algorithm2(e, v, k, reference.relative(6.0, 0.75, units))
+    units = units[:2]  # those of the two rounds, which a derivative holds constant
+
+    def oracle(e, v):
+        return reference.algorithm2(e, v, k, reference.relative(6.0, 0.75, list(units)))[0]
+
+    d_embeddings = oracle(np.eye(n), v).T @ weights
+    d_scores = reference.numeric_gradient(lambda v: np.sum(weights * oracle(e, v)), v)
+    out = shtopk.topk(embeddings, scores, k)
+    gradients = jax.grad(weighed, (0, 1))(embeddings, scores, jnp.asarray(weights), k)
+    assert [x.dtype for x in (*out, *gradients)] == [dtype, scores_dtype] * 2
+    inside = 64 * max(min(eps(dtype), eps("float32")), min(eps(scores_dtype), eps("float32")))
+    for got, want, slack in zip(
+        (*out, *gradients), (pooled, slots, d_embeddings, d_scores), (0, 0, 0, 1e-8), strict=True
+    ):
+        error = np.abs(np.asarray(got, np.float64) - want)
+        assert np.all(error <= eps(got.dtype) * np.abs(want) + (inside + slack) * np.abs(want).max())
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:3])
+def test_x64_changes_not_a_bit_of_what_is_narrower(dtype, request):
+    rng = np.random.default_rng(1)
+    embeddings, scores = rng.normal(size=(2, 12, 3)), rng.normal(size=(2, 12))
+
+    def results():
+        e, v = jnp.asarray(embeddings, dtype), jnp.asarray(scores, dtype)
+        gradient = jax.grad(lambda v: jnp.sum(shtopk.topk_mask(v, 3).astype("float32") ** 2))(v)
+        return jax.tree.leaves((shtopk.topk(e, v, 3), gradient, shtopk.topk_mask(v, jnp.int32(3))))
+
+    wide = results()
+    request.getfixturevalue("x32")
+    for got, want in zip(results(), wide, strict=True):
+        assert got.dtype == want.dtype == dtype
+        np.testing.assert_array_equal(got, want)
+
+
+# Extremes
+
+NAMES = [
+    *("all equal", "two values", "1e4 apart", "gaps of 1e-38", "gaps near the largest", "denormals"),
+    *("every magnitude", "one valid", "none valid"),
+]
+
+
+# A slope of 6 in units of these gaps is beyond 65504, where float16 ends.
+TOO_STEEP = ["gaps of 1e-38", "denormals"]
+
+
+def not_finite(outs):
+    """The names of the rows of `outs` that hold a NaN or an infinity."""
+    rows = [jax.tree.map(lambda x, i=i: x[i], outs) for i in range(len(NAMES))]
+    return [name for name, row in zip(NAMES, rows, strict=True) if not finite(row)]
+
+
+def extremes(dtype):
+    """Rows of eight scores `(names, 8)`, and which of them take part."""
+    limits, steps = jnp.finfo(dtype), np.arange(8.0)[[3, 0, 6, 1, 7, 2, 5, 4]]
+    largest, tiny = float(limits.max), float(limits.tiny)
+    least = float(limits.smallest_subnormal)
+    mixed = [0.0, least, tiny, 1.0, largest, -largest, -1.0, -tiny]
+    rows = [
+        *(np.full(8, 3.0), steps % 2, np.where(steps > 3, 1e4, -1e4) + steps, steps * max(1e-38, 10 * least)),
+        *((steps / 3.5 - 1) * largest, steps * least),
+        *(np.array(mixed), steps, steps),
+    ]
+    valid = np.ones((len(rows), 8), bool)
+    valid[-2], valid[-1] = steps == 6, False
+    return jnp.asarray(np.stack(rows), dtype), jnp.asarray(valid)
+
+
+def by_topk(scores, where, boost, reseed):
+    """Values, and the gradient in payload, scores and the boost's numbers, of one row."""
+    payload = jnp.cos(jnp.arange(16.0)).reshape(8, 2).astype(scores.dtype)
+
+    def loss(e, v, boost):
+        out = shtopk.topk(e, v, 2, boost=boost, reseed=reseed, where=where)
+        mask = shtopk.topk_mask(v, 2, boost=boost, reseed=reseed, where=where)
+        weights = jnp.asarray([[1.0], [-2.0]], e.dtype)
+        return jnp.sum(weights * out.embeddings) + mask[2] - mask[5], (out.embeddings, mask)
+
+    return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(payload, scores, boost)
+
+
+@pytest.mark.parametrize(("dtype", "reseed"), [*((dtype, True) for dtype in DTYPES), ("float32", False)])
+@EVERY_BOOST
+def test_no_extreme_makes_a_nan_or_an_infinity(boost, dtype, reseed):
+    scores, where = extremes(dtype)
+    boost = jax.tree.map(jnp.asarray, boost)
+    (_, (_, masks)), gradients = outs = jax.jit(jax.vmap(partial(by_topk, reseed=reseed), (0, 0, None)))(
+        scores, where, boost
+    )
+    bad = not_finite(outs)
+    assert bad == (TOO_STEEP if (dtype, type(boost)) == ("float16", shtopk.Relative) else [])
+    mass = np.asarray(masks.astype("float64")).sum(-1)
+    np.testing.assert_allclose(mass, np.minimum(2, where.sum(-1)), rtol=8 * eps(dtype))
+    assert np.all(np.asarray(gradients[1])[~np.asarray(where)] == 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_extreme_makes_a_nan_or_an_infinity_in_the_baseline(dtype):
+    def loss(e, v, alpha, where):
+        return jnp.sum(shtopk.iterative_topk(e, v, 2, alpha=alpha, where=where).embeddings)
+
+    scores, where = extremes(dtype)
+    payload, alpha = jnp.ones((8, 2), dtype), jnp.asarray(1.0)
+    outs = jax.jit(jax.vmap(jax.value_and_grad(loss, (0, 1, 2)), (None, 0, None, 0)))(
+        payload, scores, alpha, where
+    )
+    assert not_finite(outs) == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_power_at_scores_of_1e4(dtype):
+    high, low = jnp.asarray([[1e4, 1e4, -1e4 + 1, 1e4], [1e4 - 1, 1e4, -1e4, -1e4]], dtype)
+    weight = shtopk.Power()(high, low, jnp.ones(4, bool))
+    assert weight.tolist() == [1.0, 0.5, 0.5, 1.0]  # 20**-1e4 is as good as 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [("float32", 2.0**-90), ("float32", 2.0**120), ("float64", 2.0**-130), ("float64", 2.0**1000)],
+)
+def test_relative_is_free_of_scale_to_the_ends_of_the_range(dtype, scale):
+    scores = jnp.asarray([3, 0, 6, 1, 7, 2, 5.5, 4.2], dtype)
+    mask = partial(shtopk.topk_mask, k=2)
+    np.testing.assert_allclose(mask(scores * scale), mask(scores), rtol=100 * eps(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_relative_takes_gaps_near_the_smallest_normal_number_for_ties(dtype):
+    scores = jnp.arange(8, dtype=dtype) * jnp.finfo(dtype).tiny
+    np.testing.assert_allclose(shtopk.topk_mask(scores, 2), 0.25, rtol=1e-6)
+
+
+# Types that come in by the side door
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_a_number_may_be_of_any_type(dtype):
+    scores, embeddings = jnp.arange(4.0).astype(dtype), jnp.ones((4, 2), dtype)
+    want = shtopk.topk_mask(scores, 2, boost=shtopk.Relative(2.0, 0.5))
+    for kind in (np.float32, np.float64, jnp.float32, jnp.bfloat16, np.asarray, jnp.asarray):
+        boost = shtopk.Relative(kind(2.0), kind(0.5))
+        np.testing.assert_array_equal(shtopk.topk_mask(scores, 2, boost=boost), want)
+    want = shtopk.iterative_topk(embeddings, scores, 2, alpha=2.0).scores
+    for alpha in (2, np.int32(2), jnp.bfloat16(2), np.float64(2)):
+        np.testing.assert_array_equal(shtopk.iterative_topk(embeddings, scores, 2, alpha=alpha).scores, want)
+
+
+def test_weak_types_are_taken_for_what_they_are():
+    weak = jnp.broadcast_to(1.0, (6,))
+    assert weak.weak_type
+    scores = weak * jnp.arange(6.0, dtype="float32")
+    for out in (
+        shtopk.topk(jnp.broadcast_to(1.0, (6, 2)), weak, 2),
+        shtopk.hard_topk(scores, weak, 2),
+        shtopk.iterative_topk(weak, scores, 2),
+    ):
+        assert out.embeddings.shape[:1] == out.scores.shape == (2,)
+        assert finite(out)
+    np.testing.assert_array_equal(shtopk.topk_mask(weak, 2), shtopk.topk_mask(jnp.ones(6), 2))
+    assert jax.grad(lambda c: shtopk.topk_mask(scores, 2, boost=shtopk.Scaled(c))[0])(1.0).dtype == "float64"
+
+
+def test_nccs_in_mixed_types_is_float32_at_least():
+    rng = np.random.default_rng(0)
+    y, z = rng.normal(size=(2, 3, 4))
+    for one, other in product(DTYPES, DTYPES):
+        got = shtopk.nccs(jnp.asarray(y, one), jnp.asarray(z, other))
+        assert got.dtype == ("float64" if "float64" in (one, other) else "float32")
+        want = reference.nccs(*(np.asarray(jnp.asarray(*x), np.float64) for x in ((y, one), (z, other))))
+        np.testing.assert_allclose(got, want, atol=8 * eps(got.dtype))

@@ -1,0 +1,240 @@
+"""Every public function through every transformation: the same values, and derivatives that agree."""
+
+from functools import cache
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from calls import CALLS, DIFFERENTIABLE
+from jax import lax
+from jax.core import eval_jaxpr
+from jax.experimental import checkify
+
+import shtopk
+
+EVERY_CALL = pytest.mark.parametrize("name", CALLS)
+EVERY_DERIVATIVE = pytest.mark.parametrize("name", DIFFERENTIABLE)
+
+
+def same(got, want, words=""):
+    def leaf(got, want):
+        assert (got.shape, got.dtype) == (want.shape, want.dtype), words
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-11, err_msg=words)
+
+    jax.tree.map(leaf, got, want)
+
+
+def run(f, *x):
+    """`f(*x)` compiled with little effort: what is tested is the transformation, not the compiler.
+
+    Compiling takes most of the time, so things that have much in common are compiled in one `f`.
+    """
+    return jax.jit(f).lower(*x).compile({"xla_backend_optimization_level": "0"})(*x)
+
+
+def test_every_public_name_is_in_the_table():
+    public = {name for name in vars(shtopk) if not name.startswith("_")} - {"Selection"}
+    fields = shtopk.Selection.__dataclass_fields__
+    methods = {
+        f"Selection.{name}" for name in vars(shtopk.Selection) if name[0] != "_" and name not in fields
+    }
+    assert {name.split(":")[0] for name in CALLS} == public | methods
+
+
+# Values
+
+
+@cache
+def value(name):
+    return CALLS[name].function(*CALLS[name].arguments)
+
+
+def scanned(f, *x):
+    return jax.tree.map(lambda out: out[1], lax.scan(lambda x, _: (x, f(*x)), x, length=2)[1])
+
+
+def looped(f, *x):
+    start = jax.tree.map(lambda out: jnp.zeros(out.shape, out.dtype), jax.eval_shape(f, *x))
+    return lax.while_loop(lambda carry: carry[0] < 2, lambda carry: (carry[0] + 1, f(*x)), (0, start))[1]
+
+
+def traced(f, *x):
+    """By way of the jaxpr, as tools that read one do."""
+    closed, shape = jax.make_jaxpr(f, return_shape=True)(*x)
+    out = eval_jaxpr(closed.jaxpr, closed.consts, *jax.tree.leaves(x))
+    return jax.tree.unflatten(jax.tree.structure(shape), out)
+
+
+SAME_VALUES = {
+    "jit": jax.jit,
+    "checkpoint": jax.checkpoint,
+    "scan": lambda f: lambda *x: scanned(f, *x),
+    "while_loop": lambda f: lambda *x: looped(f, *x),
+    "make_jaxpr": lambda f: lambda *x: traced(f, *x),
+}
+
+
+@EVERY_CALL
+def test_a_transformed_call_is_the_call(name):
+    f, arguments = CALLS[name].function, CALLS[name].arguments
+    outs = run(lambda *x: {word: transform(f)(*x) for word, transform in SAME_VALUES.items()}, *arguments)
+    for word, out in outs.items():
+        same(out, value(name), word)
+
+
+@EVERY_CALL
+def test_eval_shape_says_what_comes(name):
+    call = CALLS[name]
+    shapes = jax.eval_shape(call.function, *call.arguments)
+    jax.tree.map(
+        lambda s, x: np.testing.assert_equal((s.shape, s.dtype), (x.shape, x.dtype)), shapes, value(name)
+    )
+
+
+@EVERY_CALL
+def test_checkify_finds_no_nan_and_no_index_out_of_bounds(name):
+    call = CALLS[name]
+    with jax.numpy_dtype_promotion("standard"):  # checkify's own arithmetic asks for it in JAX 0.4.28
+        error, out = run(checkify.checkify(call.function, errors=checkify.all_checks), *call.arguments)
+    assert error.get() is None
+    same(out, value(name))
+
+
+@EVERY_CALL
+def test_an_exported_call_is_the_call(name):
+    export = pytest.importorskip("jax.export", reason="jax.export came with JAX 0.4.30")
+    call = CALLS[name]
+
+    @jax.jit
+    def on_leaves(*leaves):  # results as a list: custom pytrees are not serialised
+        arguments = jax.tree.unflatten(jax.tree.structure(call.arguments), leaves)
+        return jax.tree.leaves(call.function(*arguments))
+
+    leaves = jax.tree.leaves(call.arguments)
+    blob = export.export(on_leaves, platforms=["cpu", "cuda", "tpu"])(*leaves).serialize()
+    same(export.deserialize(blob).call(*leaves), jax.tree.leaves(value(name)))
+
+
+def stack(*trees):
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+
+def choices(batched, here, there):
+    return [y if b else x for b, x, y in zip(batched, here, there, strict=True)]
+
+
+@EVERY_CALL
+def test_vmap_with_each_argument_batched_or_not(name):
+    call = CALLS[name]
+    patterns = [batched for batched in product([True, False], repeat=len(call.arguments)) if any(batched)]
+
+    def mapped(here, both):
+        axes = [choices(batched, [None] * len(here), [0] * len(here)) for batched in patterns]
+        return [
+            jax.vmap(call.function, a)(*choices(b, here, both)) for a, b in zip(axes, patterns, strict=True)
+        ]
+
+    f, there = jax.jit(call.function), call.others()
+    outs = run(mapped, call.arguments, stack(call.arguments, there))
+    for batched, out in zip(patterns, outs, strict=True):
+        same(out, stack(value(name), f(*choices(batched, call.arguments, there))), str(batched))
+
+
+@EVERY_CALL
+def test_vmap_of_a_vmap(name):
+    """The first argument along two axes, the others along one of them."""
+    call = CALLS[name]
+    (x, *rest), (y, *other) = call.arguments, call.others()
+    f = jax.jit(call.function)
+    mapped = jax.vmap(jax.vmap(call.function, (0, *(None for _ in rest))))
+    got = run(mapped, stack(stack(x, y), stack(y, x)), *stack(rest, other))
+    same(got, stack(stack(f(x, *rest), f(y, *rest)), stack(f(y, *other), f(x, *other))))
+
+
+# Derivatives
+
+JACOBIANS = {"jacfwd": jax.jacfwd, "jacrev": jax.jacrev}
+FORWARD = {
+    "jvp": lambda f, x, t: jax.jvp(f, (x,), (t,))[1],
+    "linearize": lambda f, x, t: jax.linearize(f, x)[1](t),
+}
+REVERSE = {
+    "grad": lambda f, x, w: jax.grad(lambda x: w @ f(x))(x),
+    "vjp": lambda f, x, w: jax.vjp(f, x)[1](w)[0],
+    "checkpoint": lambda f, x, w: jax.grad(lambda x: w @ jax.checkpoint(f)(x))(x),
+    "scan": lambda f, x, w: jax.grad(lambda x: w @ scanned(f, x))(x),
+    "vmap": lambda f, x, w: jax.grad(lambda x: jnp.sum(jax.vmap(f)(stack(x, x)) @ w) / 2)(x),
+}
+
+
+def directions(name):
+    """The call as a vector function, where, a tangent and a cotangent."""
+    f, x = CALLS[name].flat()
+    rng = np.random.default_rng(0)
+    return (
+        f,
+        x,
+        jnp.asarray(rng.normal(size=x.shape)),
+        jnp.asarray(rng.normal(size=jax.eval_shape(f, x).shape)),
+    )
+
+
+@cache
+def derivatives(name):
+    """What each mode gives: the whole Jacobian `(q, p)`, or its product with a tangent or a cotangent."""
+    f, *where = directions(name)
+
+    def by_every_mode(x, t, w):
+        whole = {word: mode(f)(x) for word, mode in JACOBIANS.items()}
+        forward = {word: mode(f, x, t) for word, mode in FORWARD.items()}
+        return whole | forward | {word: mode(f, x, w) for word, mode in REVERSE.items()}
+
+    return run(by_every_mode, *where)
+
+
+@EVERY_DERIVATIVE
+def test_every_mode_has_the_same_derivative(name):
+    _, _, tangent, cotangent = directions(name)
+    outs = derivatives(name)
+    jacobian = outs["jacfwd"]
+    for words, want in (
+        (JACOBIANS, jacobian),
+        (FORWARD, jacobian @ tangent),
+        (REVERSE, cotangent @ jacobian),
+    ):
+        for word in words:
+            same(outs[word], want, word)
+
+
+@pytest.mark.parametrize("name", [name for name in DIFFERENTIABLE if CALLS[name].exact])
+def test_the_derivative_is_the_slope(name):
+    f, x, _, _ = directions(name)
+    x, step = x[None], 1e-6 * jnp.eye(x.size)
+    up, down = run(jax.vmap(f), jnp.concatenate([x + step, x - step])).reshape(2, x.size, -1)
+    jacobian = derivatives(name)["jacrev"]
+    np.testing.assert_allclose(jacobian, (up - down).T / 2e-6, rtol=1e-6, atol=1e-7)
+    assert np.abs(jacobian).max() > 1e-2
+
+
+@EVERY_DERIVATIVE
+def test_the_four_hessians_agree(name):
+    f, x, _, cotangent = directions(name)
+
+    def hessians(x, w):
+        modes = product([jax.jacfwd, jax.jacrev], repeat=2)
+        return [outer(inner(lambda x: jnp.sum(w * jnp.sin(f(x)))))(x) for outer, inner in modes]
+
+    first, *others = run(hessians, x, cotangent)
+    for other in others:
+        np.testing.assert_allclose(other, first, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(first, first.T, rtol=1e-8, atol=1e-10)
+
+
+@EVERY_DERIVATIVE
+def test_debug_nans_finds_none(name):
+    """Not compiled as a whole, so that what is kept for the backward pass is looked at as well."""
+    f, x, _, cotangent = directions(name)
+    with jax.debug_nans(True):
+        jax.grad(lambda x: cotangent @ f(x))(x)
