@@ -38,7 +38,26 @@ def match(high, low, where, boost):
     high, low = jnp.where(contested, high, 0), jnp.where(contested, low, 0)
     boosted = _checks.win_weights(boost(high, low, contested), high)
     w = jnp.where(contested, boosted, jnp.where(where, decided, 1))
-    return w, jnp.where(contested, boosted * high + (1 - boosted) * low, best)
+    return w, jnp.where(contested, _mixed(boosted, high, low), best)
+
+
+@jax.custom_jvp
+def _mixed(w, high, low):
+    """The survivor's score, `w * high + (1 - w) * low`."""
+    return w * high + (1 - w) * low
+
+
+@_mixed.defjvp
+def _mixed_jvp(primals, tangents):
+    # d score = w dhigh + (1 - w) dlow + (high - low) dw. The gap of two finite scores may overflow, by itself
+    # or times what comes from later rounds, and infinity times a saturated dw of 0 is NaN. So a wide gap
+    # is held within the range, and counts for nothing where w is 0 or 1.
+    (w, high, low), (dw, dhigh, dlow) = primals, tangents
+    most = float(jnp.finfo(high.dtype).max)
+    half = jnp.clip(0.5 * high - 0.5 * low, -most / 16, most / 16)
+    decided = (jnp.abs(half) > most**0.5) & ((w == 1) | (1 - w == 1))
+    gap = jnp.where(decided, 0, 2 * half)
+    return _mixed(w, high, low), w * dhigh + (1 - w) * dlow + gap * dw
 
 
 def play(scores, live, k, boost, reseed):
@@ -90,22 +109,19 @@ def loop_up(scores, live, targets, boost, reseed):
     entry = lax.iota(jnp.int32, width)
     orders = jnp.zeros((rounds, width), jnp.int32) if reseed else None
 
-    @jax.checkpoint
-    def play_round(scores, live, half):
-        present = (entry < half) & (2 * half - 1 - entry < live)
-        return match(scores, _mirrored(scores, half), present, boost)
-
-    def body(r, carry):
+    def play_round(r, carry):
         scores, live, wins, orders = carry
+        half = targets[r]
         if reseed:
             scores, order = _sorted(scores, live)
             orders = orders.at[r].set(order)
-        won, scores = play_round(scores, live, targets[r])
-        return scores, jnp.minimum(live, targets[r]), wins.at[r].set(won), orders
+        present = (entry < half) & (2 * half - 1 - entry < live)
+        won, scores = match(scores, _mirrored(scores, half), present, boost)
+        return scores, jnp.minimum(live, half), wins.at[r].set(won), orders
 
     wins = jnp.zeros((rounds, width), scores.dtype)
     live = jnp.asarray(live, jnp.int32)
-    return lax.fori_loop(0, rounds, body, (scores, live, wins, orders))
+    return lax.fori_loop(0, rounds, play_round, (scores, live, wins, orders))
 
 
 def loop_down(weights, targets, wins, orders):
@@ -117,18 +133,14 @@ def loop_down(weights, targets, wins, orders):
     if len(targets) == 0:
         return weights, entry
 
-    @jax.checkpoint
-    def hand_down(weights, won, half):
-        return jnp.where(entry < half, weights * won, _mirrored(weights * (1 - won), half))
-
-    def body(carry, played):
+    def undo_round(carry, played):
         (weights, place), (half, won, order) = carry, played
-        weights = hand_down(weights, won, half)
+        weights = jnp.where(entry < half, weights * won, _mirrored(weights * (1 - won), half))
         place = jnp.where(entry < half, place, _mirrored(2 * half - 1 - place, half))
         return _unsorted((weights, place), order), None
 
     played = jnp.asarray(targets, jnp.int32), wins, orders
-    return lax.scan(body, (weights, entry), played, reverse=True)[0]
+    return lax.scan(undo_round, (weights, entry), played, reverse=True)[0]
 
 
 def _mirrored(x, half):

@@ -143,7 +143,7 @@ def select(
         axes=scores.ndim - 1,
         shared=(_checks.boost(boost),),
         k=k,
-        reseed=bool(reseed),
+        reseed=_checks.flag("reseed", reseed),
         candidates=candidates,
     )
 

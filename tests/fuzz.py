@@ -117,7 +117,7 @@ def inputs(draw, c):
     """Scores, who takes part, and the boost's number."""
     limits = jnp.finfo(c.dtype)
     special = [0.0, -0.0, 1.0, -1.0, 0.5, np.inf, -np.inf, np.nan, float(limits.tiny)]
-    special += [float(limits.smallest_subnormal), 1e4, -1e4]
+    special += [float(limits.smallest_subnormal), 1e4, -1e4, float(limits.max) / 8, -float(limits.max) / 8]
     if draw(st.booleans()):
         steps = np.array(draw(st.permutations(range(c.n)))) - draw(st.integers(0, c.n))
         scores = steps / c.n + draw(st.floats(0, 0.001))

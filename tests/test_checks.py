@@ -201,7 +201,7 @@ def test_what_is_no_number_is_refused_by_name(value, kind):
 
 @pytest.mark.parametrize("value", ["no", None, 1, jnp.array(True)], ids=repr)
 def test_flags(value):
-    for call in (EVERY["topk"], EVERY["topk_mask"]):
+    for call in (EVERY["topk"], EVERY["select"], EVERY["topk_mask"]):
         with refused(TypeError, "reseed must be True or False", repr(value), "static_argnames='reseed'"):
             call(V, 2, reseed=value)
     with refused(TypeError, "straight_through must be True or False", repr(value)):

@@ -85,7 +85,7 @@ def test_x64_changes_not_a_bit_of_what_is_narrower(dtype, request):
 
 NAMES = [
     *("all equal", "two values", "1e4 apart", "gaps of 1e-38", "gaps near the largest", "denormals"),
-    *("every magnitude", "one valid", "none valid"),
+    *("largest and smallest", "every magnitude", "one valid", "none valid"),
 ]
 
 
@@ -108,7 +108,7 @@ def extremes(dtype):
     rows = [
         *(np.full(8, 3.0), steps % 2, np.where(steps > 3, 1e4, -1e4) + steps, steps * max(1e-38, 10 * least)),
         *((steps / 3.5 - 1) * largest, steps * least),
-        *(np.array(mixed), steps, steps),
+        *(np.where(steps % 2, largest, -largest), np.array(mixed), steps, steps),
     ]
     valid = np.ones((len(rows), 8), bool)
     valid[-2], valid[-1] = steps == 6, False

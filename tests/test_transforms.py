@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from calls import CALLS, DIFFERENTIABLE
-from jax import lax
+from jax import export, lax
 from jax.core import eval_jaxpr
 from jax.experimental import checkify
 
@@ -96,7 +96,7 @@ def test_eval_shape_says_what_comes(name):
 @EVERY_CALL
 def test_checkify_finds_no_nan_and_no_index_out_of_bounds(name):
     call = CALLS[name]
-    with jax.numpy_dtype_promotion("standard"):  # checkify's own arithmetic asks for it in JAX 0.4.28
+    with jax.numpy_dtype_promotion("standard"):  # checkify's own arithmetic asks for it in older JAX
         error, out = run(checkify.checkify(call.function, errors=checkify.all_checks), *call.arguments)
     assert error.get() is None
     same(out, value(name))
@@ -104,7 +104,6 @@ def test_checkify_finds_no_nan_and_no_index_out_of_bounds(name):
 
 @EVERY_CALL
 def test_an_exported_call_is_the_call(name):
-    export = pytest.importorskip("jax.export", reason="jax.export came with JAX 0.4.30")
     call = CALLS[name]
 
     @jax.jit
