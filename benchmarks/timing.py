@@ -23,16 +23,20 @@ class Compiled:
 def compiled(function, *arguments):
     started = time.perf_counter()
     call = jax.jit(function).lower(*arguments).compile()
-    seconds = time.perf_counter() - started
-    memory = call.memory_analysis()
-    return Compiled(call, seconds, -1 if memory is None else memory.temp_size_in_bytes)
+    return _with_memory(call, time.perf_counter() - started)
 
 
 def compiled_together(functions, arguments):
-    """All of `functions` compiled in two threads: quicker, but their compile times mean nothing."""
+    """All of `functions`, compiled in two threads: quicker, but their compile times would mean nothing."""
+    lowered = [jax.jit(function).lower(*arguments) for function in functions.values()]
     with ThreadPoolExecutor(2) as pool:
-        found = pool.map(lambda function: compiled(function, *arguments), functions.values())
-        return dict(zip(functions, found, strict=True))
+        calls = pool.map(lambda one: one.compile(), lowered)
+        return {name: _with_memory(call, float("nan")) for name, call in zip(functions, calls, strict=True)}
+
+
+def _with_memory(call, seconds):
+    memory = call.memory_analysis()
+    return Compiled(call, seconds, -1 if memory is None else memory.temp_size_in_bytes)
 
 
 def seconds_of(call, arguments):
