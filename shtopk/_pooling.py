@@ -19,6 +19,8 @@ weight 0. A weight of exactly 0 takes no part: not even a NaN in its payload row
 """
 
 import math
+from functools import reduce
+from operator import add
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +97,7 @@ def _pool_cpu(indices, weights, payload, *, rows, dtype):
         row = lax.bitcast_convert_type(_take(payload, indices[at]).astype(sums), bits)
         return weights[at][..., None] * lax.bitcast_convert_type(row & kept[at][..., None], sums)
 
-    parts = sum((term(t) for t in range(1, together)), start=term(0))
+    parts = reduce(add, map(term, range(together)))
     if together < members:
         ones = jnp.ones((slots, 1, members // together), sums)
         parts = jnp.matmul(ones, parts, precision=lax.Precision.HIGHEST)

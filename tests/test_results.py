@@ -1,13 +1,16 @@
-"""What the docs say of quality is what the committed results hold."""
+"""What the docs say of quality and speed is what the committed results hold."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from benchmarks import speed_report, speed_summary
+
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 QUALITY = json.loads((RESULTS / "quality.json").read_text())
 FRONTIER = json.loads((RESULTS / "frontier.json").read_text())
+SPEED = json.loads((RESULTS / "speed.json").read_text())
 
 
 def nccs(row, method):
@@ -57,3 +60,21 @@ def test_the_defaults_place_on_the_frontier():
         lowest = min(min(row["nccs"][name]) for name in names - {"bimodal"})
         assert round(lowest, 3) == round(row["nccs"]["log-normal"][0], 3) == 0.969
         assert round(min(row["nccs"]["bimodal"]), 3) == round(row["nccs"]["bimodal"][0], 3) == 0.929
+
+
+def test_the_docs_of_speed_show_the_committed_results():
+    docs = (RESULTS.parent.parent / "docs" / "speed.md").read_text()
+    assert "\n".join(speed_summary.lines(SPEED["rows"])) in docs
+    assert "\n".join(speed_report.stages(SPEED["stages"])) in docs
+    assert (RESULTS / "speed.md").read_text() == "\n".join(speed_report.text(SPEED))
+
+
+def test_the_whole_of_speed_was_measured():
+    sizes = {(row["n"], row["k"]) for row in SPEED["rows"] if row["section"] == "grid"}
+    assert len(sizes) == 85
+    assert {row["section"] for row in SPEED["rows"]} == {"grid", "width", "batch", "growth"}
+    assert max(row["n"] for row in SPEED["rows"]) == 2**20
+    for row in SPEED["rows"]:
+        assert set(row["methods"]) | set(row["skipped"]) == set(SPEED["rows"][-1]["methods"]) | set(
+            SPEED["rows"][-1]["skipped"]
+        )
