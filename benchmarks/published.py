@@ -4,6 +4,8 @@ import csv
 import math
 from pathlib import Path
 
+GRID = [(2**i, 2**j) for i in range(4, 15) for j in range(1, 12) if j < i]  # the 85 cells (n, k)
+
 
 def published():
     """`{(method, n, k): (nccs, standard error)}` of the paper's Figure 2.

@@ -27,13 +27,13 @@ def table(results):
     """Markdown: published and measured nCCS, in each cell."""
     methods = list(max((row["methods"] for row in results["rows"]), key=len))
     head = ["n", "k", "Algorithm 2, published", "Algorithm 1, published", *methods]
-    lines = ["| " + " | ".join(head) + " |", "|" + " ---: |" * len(head)]
+    lines = []
     for row in results["rows"]:
         figures = [row["published"]["power"], row["published"]["iterative"]]
         figures += [row["methods"].get(name, {"nccs": None})["nccs"] for name in methods]
-        texts = ["-" if x is None else f"{x[0]:.4f} ± {x[1]:.4f}" for x in figures]
-        lines.append("| " + " | ".join([str(row["n"]), str(row["k"]), *texts]) + " |")
-    return "\n".join([*summary(results), "", *lines, ""])
+        texts = [None if x is None else f"{x[0]:.4f} ± {x[1]:.4f}" for x in figures]
+        lines.append([row["n"], row["k"], *texts])
+    return "\n".join([*summary(results), "", *records.markdown(head, lines), ""])
 
 
 def summary(results):

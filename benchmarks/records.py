@@ -69,6 +69,14 @@ def replace(path, text):
     partial.replace(path)
 
 
+def markdown(head, rows):
+    """The lines of a table; None is a dash."""
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + " ---: |" * len(head)
+    for row in rows:
+        yield "| " + " | ".join("-" if x is None else str(x) for x in row) + " |"
+
+
 def rounded(x, digits=6):
     """A float short enough to read, `digits` significant ones."""
     return float(f"{float(x):.{digits}g}")

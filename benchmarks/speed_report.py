@@ -44,13 +44,6 @@ def text(results):
     yield from ["", "## Seconds to compile", "", *compilation(results["compile_seconds"]), ""]
 
 
-def markdown(head, rows):
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + " ---: |" * len(head)
-    for row in rows:
-        yield "| " + " | ".join("-" if x is None else str(x) for x in row) + " |"
-
-
 def size(row):
     return [row["batch"], row["n"], row["k"], row["d"]]
 
@@ -71,7 +64,7 @@ def times(rows, mode):
             theirs = row["published_seconds"]
             line += [records.rounded(1e3 * theirs[name], 3) for name in ("successive_halving", "iterative")]
         lines.append(line)
-    return markdown(head, lines)
+    return records.markdown(head, lines)
 
 
 def memory(rows):
@@ -88,7 +81,7 @@ def memory(rows):
                 for name in names(rows)
             ]
         )
-    return markdown(head, lines)
+    return records.markdown(head, lines)
 
 
 def stages(rows):
@@ -97,7 +90,7 @@ def stages(rows):
     for stage, limit in rows[0]["against"].items():
         ratios = [f"{row['ms'][stage]:.3g} / {row['ms'][limit]:.3g}" for row in rows]
         lines.append([stage, limit, *ratios])
-    return markdown(head, lines)
+    return records.markdown(head, lines)
 
 
 def compilation(rows):
@@ -108,7 +101,7 @@ def compilation(rows):
         for row in rows
         for name, seconds in row["seconds"].items()
     ]
-    return markdown(head, lines)
+    return records.markdown(head, lines)
 
 
 def figure(rows, path):

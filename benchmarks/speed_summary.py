@@ -3,20 +3,13 @@
 STEP = "gradient in both"
 
 
-def ratio(row, method, other, mode):
-    """How many times as long as `other`, a method or a limit, `method` takes in a cell."""
-    against = row["limits"] if other in row["limits"] else {x: m[mode] for x, m in row["methods"].items()}
-    return row["methods"][method][mode]["ms"] / against[other]["ms"]
-
-
-def span(rows, method, other, mode=STEP):
-    """`(lowest ratio, its cell), (highest ratio, its cell)` over the cells that have both."""
-    found = [
-        (ratio(row, method, other, mode), row)
+def ratios(rows, method, other, mode):
+    """`[(how many times as long as `other` `method` takes, cell)]`, of the cells that have both."""
+    return [
+        (row["methods"][method][mode]["ms"] / row["methods"][other][mode]["ms"], row)
         for row in rows
-        if method in row["methods"] and (other in row["methods"] or other in row["limits"])
+        if method in row["methods"] and other in row["methods"]
     ]
-    return min(found, key=lambda x: x[0]), max(found, key=lambda x: x[0])
 
 
 def large(rows):
@@ -58,10 +51,11 @@ def lines(rows):
     yield "| cells | how many times as long | lowest | highest |"
     yield "| --- | --- | --- | --- |"
     for asked, cells, method, other, mode in questions(rows):
-        if any(method in row["methods"] and other in row["methods"] for row in cells):
+        found = sorted(ratios(cells, method, other, mode), key=lambda x: x[0])
+        if found:
             ends = (
                 f"{value:.3g} (batch {row['batch']}, n = {row['n']}, k = {row['k']}, d = {row['d']})"
-                for value, row in span(cells, method, other, mode)
+                for value, row in (found[0], found[-1])
             )
             yield f"| {asked} | {method} against {other} | " + " | ".join(ends) + " |"
     for method in ("shtopk", "shtopk, sort once"):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.records import rounded
@@ -37,6 +38,16 @@ def compiled_together(functions, arguments):
 def _with_memory(call, seconds):
     memory = call.memory_analysis()
     return Compiled(call, seconds, -1 if memory is None else memory.temp_size_in_bytes)
+
+
+def read(array):
+    """The limit of what reads an array."""
+    return jnp.sum(array)
+
+
+def write(array):
+    """The limit of what writes an array like this one."""
+    return jnp.broadcast_to(array[(0,) * array.ndim], array.shape)
 
 
 def seconds_of(call, arguments):

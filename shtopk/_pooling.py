@@ -122,18 +122,18 @@ def _dots_rows(indices, payload, slots, *, rows, dtype):
 def _dots_cpu(indices, payload, slots, *, rows, dtype):
     """Sums of `_TERMS` features, then the sum of those; in the order of the rows, unless few of them are members."""
     sums, features = wide(payload.dtype, slots.dtype), payload.shape[-1]
-    in_row_order = 2 * indices.size > rows
+    slot = _slot_of(indices, rows) if 2 * indices.size > rows else None
     lanes = max(1, min(features, max(_LANES, -(-features // _TERMS))))
 
     def partial_sum(start):
         e, g = payload[:, start : start + lanes], slots[:, start : start + lanes]
-        e, g = (e, _take(g, _slot_of(indices, rows))) if in_row_order else (_take(e, indices), g[:, None])
+        e, g = (_take(e, indices), g[:, None]) if slot is None else (e, _take(g, slot))
         product = e.astype(sums) * g.astype(sums)
         return jnp.pad(product, [(0, 0)] * (product.ndim - 1) + [(0, lanes - product.shape[-1])])
 
     total = sum(partial_sum(start) for start in range(0, max(1, features), lanes))
-    dots = jnp.matmul(total, jnp.ones(lanes, sums), precision=lax.Precision.HIGHEST).astype(dtype)
-    return _take(dots, indices) if in_row_order else dots
+    out = jnp.matmul(total, jnp.ones(lanes, sums), precision=lax.Precision.HIGHEST).astype(dtype)
+    return out if slot is None else _take(out, indices)
 
 
 def _leading(f, shape, rows, dtype):
