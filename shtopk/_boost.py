@@ -17,11 +17,19 @@ from shtopk._pytree import pytree
 
 # Ratios of gaps are held below this: far past saturation for any useful sharpness, far from overflow.
 _WIDEST_RATIO = 1e6
+# Gaps within so many roundings of the largest score are what is left of a tie after a few rounds.
+_ROUNDINGS = 64
 
 
 def _half_gap(high, low):
     # Half of each first: the difference of two finite scores may overflow, half of it cannot.
     return 0.5 * high - 0.5 * low
+
+
+def _first(where):
+    """The place of the first live match, scalar; `argmax` is slower."""
+    entries = where.shape[0]
+    return jnp.min(jnp.where(where, jax.lax.iota(jnp.int32, entries), entries))
 
 
 @pytree("sharpness")
@@ -85,7 +93,7 @@ class Relative:
     round's live matches counted from the widest, held constant under differentiation. Multiplying all
     scores by a positive number or adding a number to them changes nothing. Gaps are read where they stand:
     they come sorted out of a sorted round, and nearly so under `reseed=False`. Where `g` is 0, tied scores
-    share evenly and any others are decided outright.
+    share evenly and any others are decided outright; gaps within 64 roundings of the largest score are ties.
 
     Attributes:
       sharpness: `C >= 0`, scalar, without unit. Anneal it upwards to go from soft to hard.
@@ -102,19 +110,28 @@ class Relative:
 
     def __call__(self, high: jax.Array, low: jax.Array, where: jax.Array) -> jax.Array:
         gap = _half_gap(high, low)
-        unit = self._unit(jnp.abs(gap), where)
-        # A unit far below this match's own gap saturates the sigmoid anyway; one below the range of
-        # normal numbers means a tie, where any unit gives w = 1/2 and 1 keeps the gradient tame.
-        unit = jnp.maximum(unit, jnp.abs(gap) / _WIDEST_RATIO)
+        size = jnp.abs(gap)
+        largest = self._largest(high, low, where)
+        unit = self._unit(size, where)
+        tie = jnp.maximum(unit, size) <= _ROUNDINGS * float(jnp.finfo(gap.dtype).eps) * largest
+        # A unit far below this match's own gap saturates the sigmoid anyway. In a tie any unit gives w = 1/2,
+        # and the largest score, or 1 for one below the range of normal numbers, keeps the gradient tame.
+        unit = jnp.where(tie, largest, jnp.maximum(unit, size / _WIDEST_RATIO))
         tiny = float(jnp.finfo(gap.dtype).tiny) * 2**24
         unit = jax.lax.stop_gradient(jnp.where(unit > tiny, unit, 1))
         sharpness = _checks.number("Relative.sharpness", self.sharpness, gap.dtype)
         return jax.nn.sigmoid(sharpness * (gap / unit))
 
+    @staticmethod
+    def _largest(high, low, where):
+        """Half the largest score, which is an end of the first live match; scalar."""
+        first = _first(where)
+        ends = jnp.stack([high.at[first].get(mode="clip"), low.at[first].get(mode="clip")])
+        return jnp.max(jnp.abs(0.5 * ends))
+
     def _unit(self, gaps, where):
         """The quantile of `gaps` `(h,)`, read by position among the live matches, scalar."""
-        entries = gaps.shape[0]
-        first = jnp.min(jnp.where(where, jax.lax.iota(jnp.int32, entries), entries))  # faster than argmax
+        first = _first(where)
         count = jnp.sum(where, dtype=jnp.int32)
         quantile = jnp.clip(_checks.number("Relative.quantile", self.quantile, gaps.dtype), 0, 1)
         position = quantile * (count - 1).astype(gaps.dtype)

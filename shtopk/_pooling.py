@@ -78,7 +78,7 @@ def _pool_members(indices, weights, payload, *, rows, dtype):
     """One fused gather, product and sum: no copy of the payload where gathers fuse (GPU, TPU)."""
     sums = wide(weights.dtype, payload.dtype)
     parts = weights.astype(sums)[..., None] * _take(payload, indices).astype(sums)
-    return jnp.sum(_present(weights, parts), axis=1).astype(dtype)
+    return lax.optimization_barrier(jnp.sum(_present(weights, parts), axis=1).astype(dtype))
 
 
 def _pool_cpu(indices, weights, payload, *, rows, dtype):
@@ -101,20 +101,24 @@ def _pool_cpu(indices, weights, payload, *, rows, dtype):
     if together < members:
         ones = jnp.ones((slots, 1, members // together), sums)
         parts = jnp.matmul(ones, parts, precision=lax.Precision.HIGHEST)
-    return parts[:, 0].astype(dtype)
+    return _settled(parts[:, 0].astype(dtype), indices)
 
 
 def _spread_rows(indices, weights, slots, *, rows, dtype):
     """Written once, in the order of the rows."""
-    sums = wide(weights.dtype, slots.dtype)
+    sums, slots = wide(weights.dtype, slots.dtype), lax.optimization_barrier(slots)
     weight = _weight_of(indices, weights, rows).astype(sums)
     parts = weight[:, None] * _take(slots, _slot_of(indices, rows)).astype(sums)
     return _present(weight, parts).astype(dtype)
 
 
+def _spread_cpu(indices, weights, slots, **params):
+    return _spread_rows(indices, weights, _settled(slots, indices), **params)
+
+
 def _dots_rows(indices, payload, slots, *, rows, dtype):
     """Read once, in the order of the rows, one fused product and sum (GPU, TPU)."""
-    sums = wide(payload.dtype, slots.dtype)
+    sums, slots = wide(payload.dtype, slots.dtype), lax.optimization_barrier(slots)
     own = _take(slots, _slot_of(indices, rows)).astype(sums)
     return _take(jnp.sum(payload.astype(sums) * own, axis=-1), indices).astype(dtype)
 
@@ -122,6 +126,7 @@ def _dots_rows(indices, payload, slots, *, rows, dtype):
 def _dots_cpu(indices, payload, slots, *, rows, dtype):
     """Sums of `_TERMS` features, then the sum of those; in the order of the rows, unless few of them are members."""
     sums, features = wide(payload.dtype, slots.dtype), payload.shape[-1]
+    slots = _settled(slots, indices)
     slot = _slot_of(indices, rows) if 2 * indices.size > rows else None
     lanes = max(1, min(features, max(_LANES, -(-features // _TERMS))))
 
@@ -134,6 +139,15 @@ def _dots_cpu(indices, payload, slots, *, rows, dtype):
     total = sum(partial_sum(start) for start in range(0, max(1, features), lanes))
     out = jnp.matmul(total, jnp.ones(lanes, sums), precision=lax.Precision.HIGHEST).astype(dtype)
     return out if slot is None else _take(out, indices)
+
+
+def _settled(x, indices):
+    """`x`, computed before it is read: a branch that is always taken, which XLA cannot know, and never fuses.
+
+    Else what makes `x` joins a kernel that gathers from it, or several that read it, and is computed again for
+    each element read. (XLA's CPU compiler of JAX 0.10 drops an `optimization_barrier` too early to help.)
+    """
+    return lax.cond(jnp.all(indices[:1, :1] >= 0), lambda x: x, jnp.zeros_like, x)
 
 
 def _leading(f, shape, rows, dtype):
@@ -202,7 +216,7 @@ def _primitive(name, shape, default, cpu):
 
 
 _pool_p = _primitive("pool", lambda i, w, e, n: (i[-2], e[-1]), _pool_members, _pool_cpu)
-_spread_p = _primitive("spread", lambda i, w, g, n: (n, g[-1]), _spread_rows, _spread_rows)
+_spread_p = _primitive("spread", lambda i, w, g, n: (n, g[-1]), _spread_rows, _spread_cpu)
 _dots_p = _primitive("dots", lambda i, e, g, n: i[-2:], _dots_rows, _dots_cpu)
 
 

@@ -178,3 +178,12 @@ def test_a_partial_is_a_pytree_and_is_traced():
     np.testing.assert_allclose(
         shtopk.topk_mask(scores, 2, boost=boost), shtopk.topk_mask(scores, 2, boost=shtopk.Scaled(2.0))
     )
+
+
+@pytest.mark.parametrize("reseed", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 0.1, 3.0])
+def test_survivors_that_tie_but_for_rounding_share_evenly(scale, reseed):
+    scores = jnp.array([0, 0, 0, 5, 5, 5], jnp.float32) * scale + jnp.float32(0.3)
+    mask = shtopk.topk_mask(scores, 1, boost=shtopk.Relative(4.0), reseed=reseed)
+    # Two of the three best have byes; the third beats a 0 by a hair less than outright.
+    np.testing.assert_allclose(mask, [0, 0, 0, 0.5, 0.25, 0.25], atol=0.02)
