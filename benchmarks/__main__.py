@@ -7,6 +7,7 @@ BENCHMARKS = {
     "quality": "how close the soft top k comes to the hard one, over the paper's Figure 2",
     "frontier": "quality against the reach of the gradient: where the default boost's numbers come from",
     "speed": "time, compile time and memory, beside the limits and the peers, over the paper's Figure 1",
+    "learning": "what models learn through it and its peers: score at hard evaluation, recall, steps, failures",
 }
 
 
@@ -18,12 +19,15 @@ def main():
         command.add_argument(
             "--quick", action="store_true", help="a small run, kept apart from the committed results"
         )
-    arguments = parser.parse_args()
+        if name == "learning":
+            command.add_argument("--task", nargs="+", dest="tasks", help="these tasks only")
+            command.add_argument("--method", nargs="+", dest="methods", help="these methods only")
+    arguments = vars(parser.parse_args())
     try:
-        benchmark = importlib.import_module(f"benchmarks.{arguments.name}")
+        benchmark = importlib.import_module(f"benchmarks.{arguments.pop('name')}")
     except ModuleNotFoundError as error:
         parser.exit(1, f"{error}; the benchmarks' needs come with: pip install 'shtopk[bench]'\n")
-    benchmark.run(arguments.quick)
+    benchmark.run(**arguments)
 
 
 if __name__ == "__main__":

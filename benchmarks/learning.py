@@ -1,0 +1,149 @@
+"""Does a model learn through it? Four tasks, every way to choose, at hard evaluation.
+
+`python -m benchmarks learning [--task NAME ...] [--method NAME ...] [--quick]`. Each method is tuned over the same
+budget, two learning rates by two values of its own number, on a seed of its own; the best of the four is then
+trained on five fresh seeds. The recipe has no number to tune.
+"""
+
+import statistics
+import time
+from functools import partial
+from itertools import chain
+
+import jax
+import jax.numpy as jnp
+import optax
+from tqdm import tqdm
+
+from benchmarks import learning_report, records
+from benchmarks.learning_methods import METHODS
+from benchmarks.learning_peers import Moment, best, rows
+from benchmarks.learning_tasks import TASKS
+
+RATES = (2e-3, 5e-3)
+SEGMENTS = 20  # evaluations over a run
+TUNING_SEED, SEEDS = 100, range(5)
+HELD_OUT = 16  # batches to evaluate on
+
+
+class Trainer:
+    """A task and a method, compiled once; rates, numbers and seeds are traced."""
+
+    def __init__(self, task, method, steps):
+        self.task, self.method, self.steps = task, method, steps
+        self.model = task.model()
+        self.held_out = task.draw(jax.random.key(10**6), HELD_OUT * task.batch, held_out=True)
+        self.adam = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam())
+        self.warm_up = optax.warmup_cosine_decay_schedule(0, 1, steps // 15, steps)
+        self.init = jax.jit(self._init)
+        self.segment = jax.jit(self._segment)
+
+    def run(self, rate, number, seed, progress):
+        """The history of one run: a dict of lists, one entry for each segment."""
+        state, history = self.init(seed), []
+        for part in range(SEGMENTS):
+            started = time.perf_counter()
+            state, seen = jax.block_until_ready(self.segment(state, rate, number, seed, part))
+            seen = {name: float(x) for name, x in seen.items()}
+            history.append(seen | {"seconds": time.perf_counter() - started})
+            progress.update()
+        return {name: [seen[name] for seen in history] for name in history[0]}
+
+    def _init(self, seed):
+        params = self.model.init(jax.random.key(seed), self.held_out[0][:1], self.task.k)
+        return params, self.adam.init(params)
+
+    def _segment(self, state, rate, number, seed, part):
+        each = self.steps // SEGMENTS
+        step = partial(self._step, rate=rate, number=number, key=jax.random.key(seed, impl="rbg"))
+        state, (losses, norms) = jax.lax.scan(step, state, part * each + jnp.arange(each))
+        score, recall = self._evaluate(state[0], number)
+        seen = {"loss": losses.mean(), "gradient_norm": norms.mean(), "largest_norm": norms.max()}
+        return state, seen | {"score": score, "recall": recall}
+
+    def _step(self, state, step, *, rate, number, key):
+        params, moments = state
+        loss, gradient = jax.value_and_grad(self._loss)(
+            params, number, step / self.steps, jax.random.fold_in(key, step + 1)
+        )
+        updates, moments = self.adam.update(gradient, moments)
+        updates = jax.tree.map(lambda x: -rate * self.warm_up(step) * x, updates)
+        return (optax.apply_updates(params, updates), moments), (loss, optax.global_norm(gradient))
+
+    def _loss(self, params, number, progress, key):
+        data_key, key = jax.random.split(key)
+        x, _, answer = self.task.draw(data_key, self.task.batch, held_out=False)
+        embeddings, scores = self.model.apply(params, x, method="reading")
+        at = Moment(number, progress, params["params"]["learned"], key)
+        chosen = self.method.choose(embeddings, scores, self.task.k, at)
+        return self.task.loss(self.model.apply(params, *chosen, method="answering"), answer)
+
+    def _evaluate(self, params, number):
+        """Score and recall on held-out data, of the k best rows outright."""
+        x, right, answer = self.held_out
+        embeddings, scores = self.model.apply(params, x, method="reading")
+        index = best(scores, self.task.k)
+        weights = jnp.ones(index.shape)
+        if self.method.hard_weights is not None:
+            weights = self.method.hard_weights(rows(scores, index), number, self.task.k)
+        out = self.model.apply(params, rows(embeddings, index), weights, method="answering")
+        return self.task.score(out, answer), rows(right, index).mean()
+
+
+def measure(task, name, steps, seeds, progress):
+    """The row of one task and method: what tuning chose, and the runs of it."""
+    method, started = METHODS[name], time.monotonic()
+    trainer = Trainer(task, method, steps)
+    grid = [(rate, number) for rate in RATES for number in method.numbers]
+    tuning = [trainer.run(*config, TUNING_SEED, progress) for config in grid]
+    chosen = max(range(len(grid)), key=lambda i: tuning[i]["score"][-1])
+    runs = [trainer.run(*grid[chosen], seed, progress) for seed in seeds]
+    each = steps // SEGMENTS
+    return {
+        "method": name,
+        "rate": grid[chosen][0],
+        "number": grid[chosen][1],
+        "tuned_over": len(grid),
+        "steps": each * SEGMENTS,
+        "step_ms": records.rounded(
+            1e3 * statistics.median(chain(*(run["seconds"] for run in runs))) / each, 3
+        ),
+        "seconds": round(time.monotonic() - started, 1),
+        **{
+            name: [[records.rounded(x, 4) for x in run[name]] for run in runs]
+            for name in ("score", "recall", "loss", "gradient_norm", "largest_norm")
+        },
+    }
+
+
+def run(quick, tasks=None, methods=None):
+    tasks = tasks or (["marked-tokens"] if quick else list(TASKS))
+    methods = methods or (["recipe", "gated top k", "iterative, annealed"] if quick else list(METHODS))
+    for given, known in ((tasks, TASKS), (methods, METHODS)):
+        if unknown := set(given) - set(known):
+            raise SystemExit(f"unknown: {sorted(unknown)}; there are {list(known)}")
+    seeds = list(SEEDS)[:1] if quick else list(SEEDS)
+    runs = sum(len(RATES) * len(METHODS[name].numbers) + len(seeds) for name in methods)
+    with tqdm(total=runs * SEGMENTS * len(tasks), unit="segment") as progress:
+        for name in tasks:
+            started, task = time.monotonic(), TASKS[name]
+            steps = task.steps // 3 if quick else task.steps
+            measured = []
+            for method in methods:
+                progress.set_description(f"{name}, {method}")
+                measured.append(measure(task, method, steps, seeds, progress))
+            settings = {
+                "task": name,
+                "chance": task.chance,
+                "n": task.n,
+                "k": task.k,
+                "batch": task.batch,
+                "held_out": HELD_OUT * task.batch,
+                "segments": SEGMENTS,
+                "rates": RATES,
+                "tuning_seed": TUNING_SEED,
+                "seeds": seeds,
+            }
+            path = records.directory(quick) / f"learning-{name}.json"
+            records.write(path, settings=settings, rows=measured, started=started)
+    learning_report.write(records.directory(quick))

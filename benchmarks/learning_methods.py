@@ -1,0 +1,100 @@
+"""Every way to choose that the training benchmark compares, with the numbers each is tuned over."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import shtopk
+from benchmarks import learning_peers as peers
+
+SOFT, SHARP = 0.5, 8.0  # the recipe's sharpness, first and last
+
+
+class Method(NamedTuple):
+    """`choose` as in `learning_peers`; `hard_weights(scores (b, k), number, k)` at hard evaluation, 1 if None."""
+
+    choose: object
+    numbers: tuple
+    hard_weights: object = None
+
+
+def annealed(first, last, progress):
+    return first * (last / first) ** progress
+
+
+def slots(out):
+    return out.embeddings, jnp.ones(out.scores.shape)
+
+
+def recipe(embeddings, scores, k, at):
+    """The documented recipe: scores in units of the batch's spread, noise that fades, soft first, sharp at the end."""
+    still = lax.stop_gradient(scores)
+    scores = (scores - still.mean()) / jnp.maximum(still.std(), 1e-6)
+    scores += (1 - at.progress) * jax.random.normal(at.key, scores.shape)
+    boost = shtopk.Scaled(annealed(SOFT, SHARP, at.progress))
+    return slots(shtopk.topk(embeddings, scores, k, boost=boost, order="position", reseed=False))
+
+
+def rescaled(scale, shift):
+    """The recipe on scores that come out of the network at another scale."""
+    return lambda embeddings, scores, k, at: recipe(embeddings, scale * scores + shift, k, at)
+
+
+def relative(sharpness, straight_through=False, narrow=None):
+    """`Relative`, its sharpness by `sharpness(at)`; `narrow` times k candidates."""
+
+    def choose(embeddings, scores, k, at):
+        n = scores.shape[-1]
+        out = shtopk.topk(
+            embeddings,
+            scores,
+            k,
+            boost=shtopk.Relative(sharpness(at)),
+            reseed=False,
+            order="position",
+            candidates=narrow and min(n, narrow * k),
+            straight_through=straight_through,
+        )
+        return slots(out)
+
+    return choose
+
+
+def as_published(embeddings, scores, k, at):
+    boost = shtopk.Power(at.number)
+    return slots(shtopk.topk(embeddings, jax.nn.sigmoid(scores), k, boost=boost, order="position"))
+
+
+def iterative(alpha):
+    return lambda embeddings, scores, k, at: slots(
+        shtopk.iterative_topk(embeddings, scores, k, alpha=alpha(at))
+    )
+
+
+def schedule(at):
+    return annealed(SOFT, at.number, at.progress)
+
+
+METHODS = {
+    "recipe": Method(recipe, (1.0,)),
+    "recipe, scores x 1000": Method(rescaled(1000.0, 0.0), (1.0,)),
+    "recipe, scores + 100": Method(rescaled(1.0, 100.0), (1.0,)),
+    "Relative, fixed": Method(relative(lambda at: at.number), (2.0, 6.0)),
+    "Relative, annealed": Method(relative(schedule), (8.0, 16.0)),
+    "Relative, learned": Method(relative(lambda at: at.number * jnp.exp(at.learned)), (0.5, 2.0)),
+    "Relative, straight-through": Method(relative(lambda at: at.number, straight_through=True), (2.0, 6.0)),
+    "Relative, annealed, candidates=8k": Method(relative(schedule, narrow=8), (8.0, 16.0)),
+    "as published, Power": Method(as_published, (5.0, 20.0)),
+    "gated top k": Method(peers.gated, (1.0, 3.0), lambda v, number, k: jax.nn.sigmoid(number * v)),
+    "softmax straight-through": Method(peers.softmax_straight_through, (0.3, 1.0)),
+    "Gumbel straight-through": Method(peers.gumbel_straight_through, (0.3, 1.0)),
+    "attention": Method(peers.attention, (0.3, 1.0), lambda v, number, k: k * jax.nn.softmax(v / number)),
+    "softsort": Method(peers.softsort, (0.3, 1.0)),
+    "threshold mask": Method(peers.threshold_mask, (0.3, 1.0)),
+    "perturbed top k": Method(peers.perturbed, (0.3, 1.0)),
+    "iterative": Method(iterative(lambda at: at.number), (1.0, 3.0)),
+    "iterative, annealed": Method(iterative(lambda at: annealed(0.1, at.number, at.progress)), (10.0, 50.0)),
+}
+OURS = [name for name, method in METHODS.items() if "recipe" in name or "Relative" in name or "Power" in name]

@@ -1,0 +1,97 @@
+"""What a researcher would train with instead, each in a few lines.
+
+All have one signature, `choose(embeddings (b, n, d), scores (b, n), k, at) -> (rows (b, r, d), weights (b, r))`: a
+model reads `rows` weighed by `weights`, which sum to k; `at` is a `Moment` of training. Peers of k rows give them
+in the order in which they stand in the input.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+SAMPLES = 32  # of the perturbed top k
+
+
+class Moment(NamedTuple):
+    """What a method may go by: its own number (tuned), progress from 0 to 1, a parameter it may learn, a key."""
+
+    number: jax.Array
+    progress: jax.Array
+    learned: jax.Array
+    key: jax.Array
+
+
+def best(scores, k):
+    """Where the k best scores stand `(..., k)`, in the order of the input."""
+    return jnp.sort(lax.top_k(lax.stop_gradient(scores), k)[1], axis=-1)
+
+
+def rows(x, index):
+    """The rows `index` `(b, k)` of `x` `(b, n, ...)`."""
+    return jax.vmap(lambda x, i: x[i])(x, index)
+
+
+def _forward_hard(embeddings, soft, index):
+    """Weights 1 for the rows `index` forward, those of `soft` `(b, n)` backward."""
+    hard = jax.vmap(lambda i: jnp.zeros(soft.shape[1]).at[i].set(1.0))(index)
+    return embeddings, hard + soft - lax.stop_gradient(soft)
+
+
+def gated(embeddings, scores, k, at):
+    index = best(scores, k)
+    return rows(embeddings, index), jax.nn.sigmoid(at.number * rows(scores, index))
+
+
+def softmax_straight_through(embeddings, scores, k, at):
+    return _forward_hard(embeddings, k * jax.nn.softmax(scores / at.number), best(scores, k))
+
+
+def gumbel_straight_through(embeddings, scores, k, at):
+    noisy = scores + jax.random.gumbel(at.key, scores.shape)
+    return _forward_hard(embeddings, k * jax.nn.softmax(noisy / at.number), best(noisy, k))
+
+
+def attention(embeddings, scores, k, at):
+    return embeddings, k * jax.nn.softmax(scores / at.number)
+
+
+def softsort(embeddings, scores, k, at):
+    """Prillo and Eisenschlos 2020; its k rows put in the order of their largest weights."""
+    top = lax.top_k(scores, k)[0]
+    weights = jax.nn.softmax(-jnp.abs(top[..., None] - scores[:, None]) / at.number, axis=-1)
+    place = jnp.argsort(jnp.argmax(weights, axis=-1), axis=-1)
+    return rows(weights, place) @ embeddings, jnp.ones(top.shape)
+
+
+def threshold_mask(embeddings, scores, k, at):
+    """A sigmoid mask about the threshold at which it sums to k (LapSum's form); implicit derivative."""
+    v = scores / at.number
+    still = lax.stop_gradient(v)
+
+    def halve(_, ends):
+        low, high = ends
+        middle = 0.5 * (low + high)
+        over = jnp.sum(jax.nn.sigmoid(still - middle), -1, keepdims=True) > k
+        return jnp.where(over, middle, low), jnp.where(over, high, middle)
+
+    ends = still.min(-1, keepdims=True) - 20, still.max(-1, keepdims=True) + 20
+    level = sum(lax.fori_loop(0, 40, halve, ends)) / 2
+    slope = jax.nn.sigmoid(still - level) * jax.nn.sigmoid(level - still)
+    share = slope / jnp.maximum(slope.sum(-1, keepdims=True), 1e-9)
+    return embeddings, jax.nn.sigmoid(v - level - jnp.sum(share * (v - still), -1, keepdims=True))
+
+
+def perturbed(embeddings, scores, k, at):
+    """The mean of hard choices under noise, differentiated by the score function (Berthet et al. 2020)."""
+    noise = jax.random.normal(at.key, (SAMPLES, *scores.shape))
+    index = best(scores + at.number * noise, k)  # (samples, b, k)
+    lean = jnp.sum(noise * (scores - lax.stop_gradient(scores)) / at.number, axis=-1)
+    weights = (1 + lean) / SAMPLES
+
+    def pooled(e, index, weights):
+        matrix = jnp.zeros((k, e.shape[0])).at[jnp.arange(k), index].add(weights[:, None])
+        return matrix @ e
+
+    return jax.vmap(pooled, (0, 1, 1))(embeddings, index, weights), jnp.ones((scores.shape[0], k))
