@@ -25,11 +25,11 @@ from operator import add
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from shtopk._precision import wide
+from shtopk._sharding import alike
 
 # On CPU, XLA fuses gathers into a sum of terms at the speed of memory, but not into a reduction. So sums are
 # taken in two steps: so many terms at a time in one fused kernel, then a product of what is left with ones,
@@ -39,19 +39,23 @@ _LANES = 8  # the fewest partial sums of a row: a vector register full
 _MOST_ROWS = 2**31 - 1  # indices are int32
 
 
-def pool(indices, weights, payload):
-    """Slots `(..., k, d)` in the dtype of `payload` `(..., n, d)`; `indices`, `weights` `(..., k, M)`."""
-    return _pool_p.bind(indices, weights, payload, rows=payload.shape[-2], dtype=payload.dtype)
+def pool(indices, weights, payload, dtype=None):
+    """Slots `(..., k, d)` in `dtype`, that of `payload` `(..., n, d)`; `indices`, `weights` `(..., k, M)`."""
+    return _bind(_pool_p, indices, weights, payload, payload.shape[-2], dtype or payload.dtype)
 
 
 def spread(indices, weights, slots, rows):
     """Rows `(..., n, d)`, n = `rows`, in the dtype of `slots` `(..., k, d)`."""
-    return _spread_p.bind(indices, weights, slots, rows=rows, dtype=slots.dtype)
+    return _bind(_spread_p, indices, weights, slots, rows, slots.dtype)
 
 
 def dots(indices, payload, slots):
     """Weights `(..., k, M)` in the dtype of `slots`; `payload` `(..., n, d)`, `slots` `(..., k, d)`."""
-    return _dots_p.bind(indices, payload, slots, rows=payload.shape[-2], dtype=slots.dtype)
+    return _bind(_dots_p, indices, payload, slots, payload.shape[-2], slots.dtype)
+
+
+def _bind(primitive, indices, x, y, rows, dtype):
+    return primitive.bind(*alike(indices, x, y), rows=rows, dtype=dtype)
 
 
 def _take(rows, index):
@@ -169,7 +173,8 @@ def _primitive(name, shape, default, cpu):
 
     def abstract(indices, x, y, *, rows, dtype):
         lead = jnp.broadcast_shapes(*(a.shape[:-2] for a in (indices, x, y)))
-        return ShapedArray(lead + shape(indices.shape, x.shape, y.shape, rows), dtype)
+        # As the operands are, mesh axes included.
+        return indices.update(shape=lead + shape(indices.shape, x.shape, y.shape, rows), dtype=dtype)
 
     def lower(f):
         run = lambda *operands, **params: _leading(f, shape, **params)(*operands)  # noqa: E731
