@@ -29,9 +29,9 @@ class Selection:
         `where`. A slot's weights sum to 1, and to 0 for a surplus slot.
       scores: `(..., k)`, the slots' scores in the dtype of the scores given; -inf for a surplus slot.
       n: int, the number of candidates, those of all devices.
-      axis_name: as given to `select`. If it is not None, what is said here of the slots holds on every device,
-        `indices` and `champions` counting through all n; but each device hands to `pool`, and gets from `unpool`, `mask`
-        and `matrix`, its own share of n alone. `dataclasses.replace(selection, axis_name=None)` is the
+      axis_name: as given to `select`. If it is not None, the slots are those of all devices, and the same on each:
+        `indices` and `champions` count through all n. But what goes into `pool` and comes out of `unpool`, `mask`
+        and `matrix` is this device's share of n. `dataclasses.replace(selection, axis_name=None)` is the same
         selection for the whole arrays, outside of `shard_map`.
 
     >>> s = select(jnp.array([0.0, 3.0, 1.0, 2.0]), 2, boost=lambda high, low, where: 0.75 * where)
