@@ -126,6 +126,14 @@ def total(tree, axis_name, scatter=None):
     return jax.tree.map(lambda x: lax.psum_scatter(x, axis_name, scatter_dimension=scatter, tiled=True), tree)
 
 
+def xla_splits(ctx):
+    """Whether XLA has yet to split over devices what is lowered in `ctx`: inside `shard_map` that is done."""
+    context = ctx.module_context.axis_context
+    if hasattr(context, "manual_axes"):
+        return set(context.manual_axes) != set(context.mesh.axis_names)
+    return getattr(context, "num_devices", 1) > 1
+
+
 def alike(*tree):
     """The arrays of `tree`, typed as varying over the same mesh axes.
 

@@ -98,8 +98,10 @@ CONTENTS = {
 }
 
 
-@pytest.mark.parametrize("options", ["plain", "all"])
-@pytest.mark.parametrize("contents", CONTENTS)
+@pytest.mark.parametrize(
+    ("contents", "options"),
+    [*((name, "plain") for name in CONTENTS), ("masked shards", "all"), ("fewer than k left", "all")],
+)
 def test_uneven_contents(contents, options):
     embeddings, scores = draw(64, batch=1)
     scores, where = CONTENTS[contents](scores)
@@ -113,9 +115,10 @@ def test_a_pytree_without_and_with_leading_axes():
     embeddings, scores = draw(48)
     payload = {"tokens": embeddings.reshape(2, 48, 3, 1), "mass": (scores, jnp.zeros((2, 48, 0)))}
     call = lambda e, v, axis: shtopk.topk(e, v, 5, axis_name=axis)  # noqa: E731
-    same(mapped(lambda e, v: call(e, v, "x"), SPLIT, P())(payload, scores), call(payload, scores, None))
     row = jax.tree.map(lambda x: x[0], (payload, scores))
-    same(mapped(lambda e, v: call(e, v, "x"), P("x"), P())(*row), call(*row, None))
+    for arguments, spec in (((payload, scores), SPLIT), (row, P("x"))):
+        run = mapped(lambda e, v: call(e, v, "x"), spec, P())
+        same(*quickly(lambda a=arguments, run=run: (run(*a), call(*a, None))))
 
 
 def test_half_precision_is_summed_in_float32():
@@ -153,7 +156,7 @@ def test_a_selection_is_the_whole_one_with_each_devices_share(candidates):
         )
 
     run = mapped(split, (SPLIT, SPLIT, P()), (P(), P(), SPLIT, SPLIT, P(None, None, "x"), P("x")))
-    *got, equal = run(embeddings, scores, pooled)
+    *got, equal = quickly(lambda: run(embeddings, scores, pooled))
     want = whole.pool(embeddings), whole.scores, whole.unpool(pooled), whole.mask(), whole.matrix()
     same(got, list(want))
     for got, want in zip(equal, (whole.indices, whole.weights, whole.champions), strict=True):
@@ -178,8 +181,7 @@ def test_pool_may_leave_each_device_its_slots(check):
     run = mapped(lambda e, v: call(e, v, None, "x"), SPLIT, SPLIT, check)
     grad = lambda f: jax.grad(lambda e, v: loss_of(f(e, v)), (0, 1))(embeddings, scores)  # noqa: E731
     whole = lambda e, v: call(e, v, None, None)  # noqa: E731
-    same(run(embeddings, scores), whole(embeddings, scores))
-    same(grad(run), grad(whole))
+    same(*quickly(lambda: [(f(embeddings, scores), grad(f)) for f in (run, whole)]))
 
 
 @EITHER
@@ -192,8 +194,11 @@ def test_mask(k, check):
         return shtopk.topk_mask(v, k, where=w, axis_name=axis)
 
     run = mapped(lambda v, w: call(v, w, "x"), SPLIT, SPLIT, check)
-    for f in (lambda f: f(scores, where), lambda f: jax.grad(lambda v: loss_of(f(v, where)))(scores)):
-        same(f(run), f(lambda v, w: call(v, w, None)))
+
+    def both(f):
+        return f(scores, where), jax.grad(lambda v: loss_of(f(v, where)))(scores)
+
+    same(*quickly(lambda: (both(run), both(lambda v, w: call(v, w, None)))))
 
 
 # Where the gradient is taken
@@ -216,7 +221,8 @@ def test_gradient_taken_inside(check, kind):
         return value / DEVICES if check == "unchecked" and axis is not None else value
 
     run = mapped(jax.grad(partial(loss, axis="x"), (0, 1)), SPLIT, SPLIT, check)
-    same(run(embeddings, scores), jax.grad(partial(loss, axis=None), (0, 1))(embeddings, scores))
+    whole = jax.grad(partial(loss, axis=None), (0, 1))
+    same(*quickly(lambda: [f(embeddings, scores) for f in (run, whole)]))
 
 
 @EITHER
@@ -229,13 +235,17 @@ def test_features_and_batch_split_as_well(check):
         inner, (P(None, "n", "other"), P(None, "n")), shtopk.TopK(P(None, None, "other"), P()), check, over
     )
     batch = mapped(inner, P("other", "n"), P("other"), check, over)
-    for run in (features, batch):
-        same(run(embeddings, scores), call(embeddings, scores, None))
-        grads = [
-            jax.grad(lambda e, v, f=f: loss_of(f(e, v)), (0, 1))(embeddings, scores)
-            for f in (run, lambda e, v: call(e, v, None))
-        ]
-        same(*grads)
+
+    def both(f):
+        def loss(e, v):
+            out = f(e, v)
+            return loss_of(out), out
+
+        return jax.grad(loss, (0, 1), has_aux=True)(embeddings, scores)
+
+    *split, whole = quickly(lambda: [both(f) for f in (features, batch, lambda e, v: call(e, v, None))])
+    for got in split:
+        same(got, whole)
 
 
 @EITHER
@@ -256,16 +266,20 @@ def test_two_mesh_axes_as_one(check):
 def test_whole_rows_inside_shard_map(check):
     """No axis_name: a batch split over devices, its numbers of slots and masks too."""
     embeddings, scores = draw(12, batch=8)
-    where = jnp.arange(8)[:, None] + jnp.arange(12) != 9
+    where = jnp.arange(8)[:, None] + jnp.arange(12)[None] != 9
     ks = jnp.arange(1, 9)
 
     def call(e, v, w, ks):
         return shtopk.topk(e, v, 3, where=w), jax.vmap(shtopk.topk_mask)(v, ks)
 
-    run, whole = mapped(call, P("x"), P("x"), check), jax.jit(call)
-    same(run(embeddings, scores, where, ks), whole(embeddings, scores, where, ks))
-    gradients = [jax.grad(lambda v, f=f: loss_of(f(embeddings, v, where, ks)))(scores) for f in (run, whole)]
-    same(*gradients)
+    def both(f):
+        def loss(v):
+            out = f(embeddings, v, where, ks)
+            return loss_of(out), out
+
+        return jax.grad(loss, has_aux=True)(scores)
+
+    same(*quickly(lambda: (both(mapped(call, P("x"), P("x"), check)), both(call))))
 
 
 # Errors
