@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import one_of_two
 import pytest
+from jax.sharding import NamedSharding
 from meshes import CHECKED, DEVICES, P, mapped, mesh, put
 
 import shtopk
@@ -150,18 +151,20 @@ def test_jit_over_n_is_right_and_moves_the_payload():
 @pytest.mark.skipif("checked" not in CHECKED, reason="meshes of this kind are unfinished in this JAX")
 @pytest.mark.parametrize("reseed", [True, False])
 def test_meshes_with_explicit_axes(reseed):
+    """Features may be split as they are; a batch, inside `auto_axes`; n is refused, by the sort."""
     over = jax.make_mesh((4, 2), ("b", "f"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
     embeddings, scores = draw((8,))
-    laid_out = put(embeddings, over, "b", None, "f"), put(scores, over, "b")
-    step = jax.jit(step_of(lambda e, v: shtopk.topk(e, v, K, reseed=reseed)))
-    got, want = step(*laid_out), step(embeddings, scores)
-    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
-    (d_embeddings, d_scores), out = got
-    assert [jax.typeof(x).sharding.spec for x in (out.embeddings, d_embeddings, out.scores, d_scores)] == [
-        *(P("b", None, "f"),) * 2,
-        *(P("b", None),) * 2,
+    step = step_of(lambda e, v: shtopk.topk(e, v, K, reseed=reseed))
+    inside = jax.sharding.auto_axes(step, out_sharding=NamedSharding(over, P("b")))
+    want = jax.jit(step)(embeddings, scores)
+    got = [
+        jax.jit(step)(put(embeddings, over, None, None, "f"), put(scores, over)),
+        jax.jit(inside)(put(embeddings, over, "b"), put(scores, over, "b")),
     ]
+    for one in got:
+        for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+    assert [one[0][0].sharding.spec for one in got] == [P(None, None, "f"), P("b", None, None)]
     with pytest.raises(Exception, match="unsharded over the sorting dimension"):
         shtopk.topk(embeddings, put(scores, over, None, "b"), K)
 
