@@ -8,7 +8,8 @@ Derivation of the backward pass. Write `v_j`, `E_j` for what device j holds, `m_
 weights; then `out = sum_j pool(m_j, E_j)`. Where the cotangent G of `out` is, as `out`, the same everywhere, device j
 has `dE_j = spread(m_j, G)` without a message. It also has its part of the cotangent of all scores: what comes
 back through the tournament from its own `m_j`. These parts are added in one reduce-scatter, which is the transpose of
-the all-gather. So the collectives' own rules serve, and none is written here.
+the all-gather. So the collectives' own rules serve, and none is written here. (Under `check_vma=False` JAX cannot
+tell that G is the same everywhere, and takes D such parts of it, which it adds.)
 """
 
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 from shtopk._seeding import seed_order
 
@@ -140,6 +142,8 @@ def alike(*tree):
     Within `shard_map` a type says over which axes a value differs from device to device. Functions of `jax.numpy`
     bring their operands together by themselves; loops and primitives do not.
     """
+    if not any(isinstance(x, Tracer) for x in jax.tree.leaves(tree)):
+        return tree
     zeros = [jnp.zeros_like(x, shape=(), dtype=jnp.int32) for x in jax.tree.leaves(tree)]
     zero = sum(zeros[1:], start=zeros[0])  # varies over all of their axes
 
