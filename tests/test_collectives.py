@@ -141,15 +141,18 @@ def test_jit_over_batch_and_features_leaves_the_payload_where_it_is(name, reseed
     assert gradients[0].sharding.is_equivalent_to(laid_out[0].sharding, 3)
 
 
-def test_jit_over_n_is_right_and_moves_the_payload():
+@pytest.mark.parametrize("axes", [("x",), ("b", "x")], ids=["n", "n and batch"])
+def test_jit_over_n_is_right_and_moves_the_payload(axes):
     """Why `axis_name` exists: XLA knows of no slot, and sends as many bytes as the payload has."""
-    over, (embeddings, scores) = mesh("x"), draw((2,))
-    laid_out = put(embeddings, over, None, "x"), put(scores, over, None, "x")
+    over, (embeddings, scores) = mesh(*axes), draw((4,))
+    spec = ("b" if "b" in axes else None, "x")
+    laid_out = put(embeddings, over, *spec), put(scores, over, *spec)
     call = lambda e, v: shtopk.topk(e, v, K)  # noqa: E731
     compiled = jax.jit(call).lower(*laid_out).compile()
     for x, y in zip(compiled(*laid_out), call(embeddings, scores), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
-    assert max(size for _, size in collectives.arrays(compiled)) >= embeddings.nbytes
+    on_each = embeddings.nbytes // (over.shape["b"] if "b" in axes else 1)
+    assert max(size for _, size in collectives.arrays(compiled)) >= on_each
 
 
 @pytest.mark.skipif("checked" not in CHECKED, reason="meshes of this kind are unfinished in this JAX")
