@@ -169,10 +169,7 @@ def _leading(f, shape, rows, dtype, split):
 
 
 def _primitive(name, like, shape, default, cpu):
-    """A bilinear primitive `(indices, x, y)`; `shape(indices, x, y, rows)` gives its last two axes.
-
-    It is split over devices as operand number `like` is.
-    """
+    """A bilinear primitive `(indices, x, y)`: `shape` gives its last two axes, operand `like` its mesh axes."""
     primitive = Primitive(f"shtopk_{name}")
 
     def abstract(*operands, rows, dtype):
