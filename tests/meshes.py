@@ -4,6 +4,8 @@ Before 0.7 it is in `jax.experimental`, and its check of what is replicated refu
 know: there only the unchecked form is tried.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -11,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 try:
     from jax import shard_map
 
-    CHECKED = {"checked": {"check_vma": True}, "unchecked": {"check_vma": False}}
+    CHECKED: dict[str, dict[str, Any]] = {"checked": {"check_vma": True}, "unchecked": {"check_vma": False}}
 except ImportError:
     from jax.experimental.shard_map import shard_map
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -116,9 +117,9 @@ def test_a_pytree_without_and_with_leading_axes():
     payload = {"tokens": embeddings.reshape(2, 48, 3, 1), "mass": (scores, jnp.zeros((2, 48, 0)))}
     call = lambda e, v, axis: shtopk.topk(e, v, 5, axis_name=axis)  # noqa: E731
     row = jax.tree.map(lambda x: x[0], (payload, scores))
-    for arguments, spec in (((payload, scores), SPLIT), (row, P("x"))):
+    for (e, v), spec in (((payload, scores), SPLIT), (row, P("x"))):
         run = mapped(lambda e, v: call(e, v, "x"), spec, P())
-        same(*quickly(lambda a=arguments, run=run: (run(*a), call(*a, None))))
+        same(*quickly(lambda e=e, v=v, run=run: (run(e, v), call(e, v, None))))
 
 
 def test_half_precision_is_summed_in_float32():
@@ -231,9 +232,8 @@ def test_features_and_batch_split_as_well(check):
     call = lambda e, v, axis: shtopk.topk(e, v, 4, axis_name=axis)  # noqa: E731
     inner = lambda e, v: call(e, v, "n")  # noqa: E731
     over = mesh("n", "other")
-    features = mapped(
-        inner, (P(None, "n", "other"), P(None, "n")), shtopk.TopK(P(None, None, "other"), P()), check, over
-    )
+    outs: Any = P(None, None, "other"), P()
+    features = mapped(inner, (P(None, "n", "other"), P(None, "n")), shtopk.TopK(*outs), check, over)
     batch = mapped(inner, P("other", "n"), P("other"), check, over)
 
     def both(f):
