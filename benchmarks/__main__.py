@@ -8,6 +8,7 @@ BENCHMARKS = {
     "frontier": "quality against the reach of the gradient: where the default boost's numbers come from",
     "speed": "time, compile time and memory, beside the limits and the peers, over the paper's Figure 1",
     "learning": "what models learn through it and its peers: score at hard evaluation, recall, steps, failures",
+    "devices": "bytes moved and memory on each of 1 to 64 devices, from compiled HLO",
 }
 
 

@@ -5,6 +5,7 @@ import operator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 
 
@@ -123,6 +124,36 @@ def where(value, shape):
             f"where has shape {value.shape}, which does not broadcast to {shape}, the shape "
             "of scores; give it one entry for each candidate"
         ) from None
+
+
+def devices(axis_name):
+    """How many devices share the candidates: the size of the mesh axis, 1 for None."""
+    if axis_name is None:
+        return 1
+    try:
+        hash(axis_name)
+        return lax.psum(1, axis_name)
+    except TypeError:
+        raise TypeError(
+            f"axis_name must be the name of a mesh axis or a tuple of names, got {axis_name!r}"
+        ) from None
+    except NameError:
+        raise ValueError(
+            f"axis_name={axis_name!r} is not bound here: call this inside jax.shard_map, over a mesh that has "
+            "that axis, with scores and embeddings split along n"
+        ) from None
+
+
+def scatter(value, k, axis_name):
+    """True only where k slots can be split evenly over the devices of an axis."""
+    if not flag("scatter", value):
+        return False
+    if axis_name is None or k % devices(axis_name):
+        raise ValueError(
+            f"scatter=True splits k={k} slots over the {devices(axis_name)} devices of axis_name={axis_name!r}: "
+            "select with an axis_name whose size divides k"
+        )
+    return True
 
 
 def choice(name, value, options):

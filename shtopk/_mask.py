@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from shtopk import _checks, _rounds
+from shtopk import _checks, _rounds, _sharding
 from shtopk._boost import Relative
 from shtopk._lift import lift
 from shtopk._precision import wide
@@ -22,6 +22,7 @@ def topk_mask(
     boost: Any = Relative(),  # noqa: B008 (frozen, so sharing it is safe)
     reseed: bool = True,
     where: ArrayLike | None = None,
+    axis_name: Any = None,
 ) -> jax.Array:
     """The soft top-k mask: the weight each candidate carries into its slot. It sums to k.
 
@@ -32,6 +33,8 @@ def topk_mask(
       scores: `(..., n)` floating, larger is better.
       k: int or integer array of shape (), `1 <= k <= n`. A traced k out of range gives a mask of NaN.
       boost, reseed, where: as for `select`.
+      axis_name: inside `jax.shard_map`, the mesh axis that n is split over, see `topk`; `scores`, `where` and the
+        mask are this device's share.
 
     Returns:
       `(..., n)` in [0, 1], in the dtype of `scores`.
@@ -50,22 +53,28 @@ def topk_mask(
         "axes": scores.ndim - 1,
         "shared": (_checks.boost(boost),),
         "reseed": _checks.flag("reseed", reseed),
+        "axis_name": axis_name,
     }
+    n = scores.shape[-1] * _checks.devices(axis_name)
     if isinstance(k, jax.Array):
         ks = jnp.broadcast_to(_checks.traced_k(k), scores.shape[:-1])
         return _mask_of_traced_k(scores, where, ks, **options)
-    return _mask(scores, where, k=_checks.k(k, scores.shape[-1]), **options)
+    return _mask(scores, where, k=_checks.k(k, n), **options)
 
 
-@lift("k", "reseed")
-def _mask(scores, where, boost, *, k, reseed):
+@lift("k", "reseed", "axis_name")
+def _mask(scores, where, boost, *, k, reseed, axis_name):
     """`topk_mask` for one row of scores `(n,)` and a static k."""
-    return select_row(scores, where, boost, k=k, reseed=reseed, candidates=None).mask()
+    entry = _sharding.enter(scores, where, None, axis_name)
+    options = {"k": k, "reseed": reseed, "candidates": None, "axis_name": axis_name}
+    return select_row(entry, boost, rows=scores.shape[0], **options).mask()
 
 
-@lift("reseed")
-def _mask_of_traced_k(scores, where, k, boost, *, reseed):
+@lift("reseed", "axis_name")
+def _mask_of_traced_k(scores, where, k, boost, *, reseed, axis_name):
     """`topk_mask` for one row of scores `(n,)` and one traced k: every round in the loop."""
+    rows = scores.shape[0]
+    scores, where, _ = _sharding.enter(scores, where, None, axis_name)
     n = scores.shape[0]
     v = scores.astype(wide(scores.dtype))
     k = k.astype(jnp.int32)
@@ -80,4 +89,5 @@ def _mask_of_traced_k(scores, where, k, boost, *, reseed):
     weights, _ = _rounds.loop_down(slots.astype(v.dtype), targets, wins, orders)
     weights = jnp.where(lax.iota(jnp.int32, n) < live, weights, 0)
     mask = jnp.zeros(n, v.dtype).at[order].set(weights, unique_indices=True)
+    mask = _sharding.part(mask, rows, axis_name)
     return jnp.where((k >= 1) & (k <= n), mask, jnp.nan).astype(scores.dtype)

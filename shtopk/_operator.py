@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from shtopk import _checks
+from shtopk import _checks, _sharding
 from shtopk._boost import Relative
 from shtopk._lift import lift
 from shtopk._seeding import seed_order
-from shtopk._select import select_row
+from shtopk._select import select_row, sums
 
 _ORDERS = ("score", "position")
 
@@ -38,6 +38,7 @@ def topk(
     candidates: int | None = None,
     straight_through: bool = False,
     order: str = "score",
+    axis_name: Any = None,
 ) -> TopK:
     """Select k of n rows by their scores, softly, so that gradients reach the scores.
 
@@ -66,6 +67,10 @@ def topk(
       straight_through: the values of `hard_topk`, with the gradient of the soft operator.
       order: "score" leaves the slots as the bracket does, best first; "position" puts them in the order in
         which their champions (members of largest weight) stand in the input. Surplus slots come last.
+      axis_name: the name of a mesh axis (or a tuple of names), inside `jax.shard_map`: n is split over it, and
+        `embeddings`, `scores` and `where` are this device's share, of one size on all devices. Scores and masks
+        alone travel, in one all-gather, and `(k, *features)` in one sum; the result, equal on all devices, is that
+        of the whole arrays. docs/devices.md has the gradients.
 
     Returns:
       `TopK(embeddings, scores)`: `(..., k, *features)` for each leaf, in its dtype, and `(..., k)`. Sums are
@@ -82,7 +87,8 @@ def topk(
     >>> jnp.sign(jax.grad(loss)(scores)).tolist()  # more of row 1 and 2, less of row 0 and 3
     [-1.0, 1.0, 1.0, -1.0]
     """
-    scores, embeddings, where, k = _checked(embeddings, scores, k, where, order)
+    devices = _checks.devices(axis_name)
+    scores, embeddings, where, k = _checked(embeddings, scores, k, where, order, devices)
     return _topk(
         embeddings,
         scores,
@@ -91,9 +97,10 @@ def topk(
         shared=(_checks.boost(boost),),
         k=k,
         reseed=_checks.flag("reseed", reseed),
-        candidates=_checks.candidates(candidates, k, scores.shape[-1]),
+        candidates=_checks.candidates(candidates, k, scores.shape[-1] * devices),
         straight_through=_checks.flag("straight_through", straight_through),
         order=order,
+        axis_name=axis_name,
     )
 
 
@@ -130,50 +137,58 @@ def hard_topk(
     return _hard(embeddings, scores, where, axes=scores.ndim - 1, k=k, order=order)
 
 
-def _checked(embeddings, scores, k, where, order):
+def _checked(embeddings, scores, k, where, order, devices=1):
     scores = _checks.scores(scores)
     embeddings = _checks.embeddings(embeddings, scores.shape)
     where = _checks.where(where, scores.shape)
     _checks.choice("order", order, _ORDERS)
-    return scores, embeddings, where, _checks.k(k, scores.shape[-1])
+    return scores, embeddings, where, _checks.k(k, scores.shape[-1] * devices)
 
 
-@lift("k", "reseed", "candidates", "straight_through", "order")
-def _topk(embeddings, scores, where, boost, *, k, reseed, candidates, straight_through, order):
-    """`topk` for one row of scores `(n,)`."""
-    selection = select_row(scores, where, boost, k=k, reseed=reseed, candidates=candidates)
+@lift("k", "reseed", "candidates", "straight_through", "order", "axis_name")
+def _topk(embeddings, scores, where, boost, *, straight_through, order, axis_name, **options):
+    """`topk` for one row of scores `(n,)`, or for this device's share of one."""
+    entry = _sharding.enter(scores, where, options["candidates"], axis_name)
+    selection = select_row(entry, boost, rows=scores.shape[0], axis_name=axis_name, **options)
     if order == "position":
         taken = jnp.any(selection.weights != 0, axis=-1)
-        rank = _by_position(selection.champions, taken, selection.n)
+        rank = _by_position(selection.champions, taken)
         selection = jax.tree.map(lambda x: x[rank], selection)
-    soft = TopK(selection.pool(embeddings), selection.scores)
-    if not straight_through:
-        return soft
-    return jax.tree.map(_value_of, _hard_row(embeddings, scores, where, k=k, order=order), soft)
+    out = TopK(sums(selection, embeddings), selection.scores)
+    if straight_through:
+        hard = _hard_row(embeddings, entry, k=options["k"], order=order, axis_name=axis_name)
+        out = jax.tree.map(lambda hard, soft: _value_of(hard.astype(soft.dtype), soft), hard, out)
+    out = _sharding.total(TopK(out.embeddings, _sharding.once(out.scores, axis_name)), axis_name)
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), out, TopK(embeddings, scores))
 
 
-def _hard_row(embeddings, scores, where, *, k, order):
+@lift("k", "order")
+def _hard(embeddings, scores, where, *, k, order):
     """`hard_topk` for one row of scores `(n,)`."""
-    n = scores.shape[0]
-    best = seed_order(scores, where, k)
-    live = jnp.ones(k, bool) if where is None else where[best]
+    entry = _sharding.Entry(scores, where, None)
+    return _hard_row(embeddings, entry, k=k, order=order, axis_name=None)
+
+
+def _hard_row(embeddings, entry, *, k, order, axis_name):
+    """The best k of the rows that enter: those held here, zeros for the others; and all their scores."""
+    best = seed_order(entry.scores, entry.where, k)
+    live = jnp.ones(k, bool) if entry.where is None else entry.where[best]
+    index = best if entry.indices is None else entry.indices[best]
     if order == "position":
-        rank = _by_position(best, live, n)
-        best, live = best[rank], live[rank]
+        rank = _by_position(index, live)
+        best, live, index = best[rank], live[rank], index[rank]
 
-    def rows(leaf, otherwise):
-        shape = (k,) + (1,) * (leaf.ndim - 1)
-        return jnp.where(live.reshape(shape), leaf[best], jnp.asarray(otherwise, leaf.dtype))
+    def rows(leaf):
+        local, own = _sharding.held(index, leaf.shape[0], axis_name)
+        kept = (live & own).reshape((k,) + (1,) * (leaf.ndim - 1))
+        return jnp.where(kept, leaf[local], jnp.zeros((), leaf.dtype))
 
-    return TopK(jax.tree.map(lambda leaf: rows(leaf, 0), embeddings), rows(scores, -jnp.inf))
-
-
-_hard = lift("k", "order")(_hard_row)
+    return TopK(jax.tree.map(rows, embeddings), jnp.where(live, entry.scores[best], -jnp.inf))
 
 
-def _by_position(index, live, n):
+def _by_position(index, live):
     """The permutation `(k,)` that puts slots in the order of `index`, those not `live` last."""
-    return jnp.argsort(jnp.where(live, index, n))
+    return jnp.argsort(jnp.where(live, index, jnp.iinfo(index.dtype).max))
 
 
 @jax.custom_jvp

@@ -25,11 +25,11 @@ from operator import add
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from shtopk._precision import wide
+from shtopk._sharding import alike, xla_splits
 
 # On CPU, XLA fuses gathers into a sum of terms at the speed of memory, but not into a reduction. So sums are
 # taken in two steps: so many terms at a time in one fused kernel, then a product of what is left with ones,
@@ -39,19 +39,23 @@ _LANES = 8  # the fewest partial sums of a row: a vector register full
 _MOST_ROWS = 2**31 - 1  # indices are int32
 
 
-def pool(indices, weights, payload):
-    """Slots `(..., k, d)` in the dtype of `payload` `(..., n, d)`; `indices`, `weights` `(..., k, M)`."""
-    return _pool_p.bind(indices, weights, payload, rows=payload.shape[-2], dtype=payload.dtype)
+def pool(indices, weights, payload, dtype=None):
+    """Slots `(..., k, d)` in `dtype`, that of `payload` `(..., n, d)`; `indices`, `weights` `(..., k, M)`."""
+    return _bind(_pool_p, indices, weights, payload, payload.shape[-2], dtype or payload.dtype)
 
 
 def spread(indices, weights, slots, rows):
     """Rows `(..., n, d)`, n = `rows`, in the dtype of `slots` `(..., k, d)`."""
-    return _spread_p.bind(indices, weights, slots, rows=rows, dtype=slots.dtype)
+    return _bind(_spread_p, indices, weights, slots, rows, slots.dtype)
 
 
 def dots(indices, payload, slots):
     """Weights `(..., k, M)` in the dtype of `slots`; `payload` `(..., n, d)`, `slots` `(..., k, d)`."""
-    return _dots_p.bind(indices, payload, slots, rows=payload.shape[-2], dtype=slots.dtype)
+    return _bind(_dots_p, indices, payload, slots, payload.shape[-2], slots.dtype)
+
+
+def _bind(primitive, indices, x, y, rows, dtype):
+    return primitive.bind(*alike(indices, x, y), rows=rows, dtype=dtype)
 
 
 def _take(rows, index):
@@ -150,11 +154,12 @@ def _settled(x, indices):
     return lax.cond(jnp.all(indices[:1, :1] >= 0), lambda x: x, jnp.zeros_like, x)
 
 
-def _leading(f, shape, rows, dtype):
+def _leading(f, shape, rows, dtype, split):
     """`f` of one row of scores, for leading axes; an axis of size 1 serves all of the others.
 
     Where no axis is shared, batch rows are just more slots over more rows: one larger problem, without the
-    batched gathers and scatters that XLA gives an index list of their own.
+    batched gathers and scatters that XLA gives an index list of their own. But where XLA is to split the batch over
+    devices, only those tell it that a row's members are in that row.
     """
 
     def mapped(*operands):
@@ -162,7 +167,7 @@ def _leading(f, shape, rows, dtype):
         if leads[0] == ():
             return f(*operands, rows=rows, dtype=dtype)
         batch = math.prod(leads[0])
-        if leads.count(leads[0]) == len(leads) and 0 < batch * rows <= _MOST_ROWS:
+        if not split and leads.count(leads[0]) == len(leads) and 0 < batch * rows <= _MOST_ROWS:
             indices, x, y = (a.reshape(batch, *a.shape[-2:]) for a in operands)
             indices += rows * lax.broadcasted_iota(jnp.int32, (batch, 1, 1), 0)
             flat = (a.reshape(batch * a.shape[-2], a.shape[-1]) for a in (indices, x, y))
@@ -177,17 +182,23 @@ def _leading(f, shape, rows, dtype):
     return mapped
 
 
-def _primitive(name, shape, default, cpu):
-    """A bilinear primitive `(indices, x, y)`; `shape(indices, x, y, rows)` gives its last two axes."""
+def _primitive(name, like, shape, default, cpu):
+    """A bilinear primitive `(indices, x, y)`: `shape` gives its last two axes, operand `like` its mesh axes."""
     primitive = Primitive(f"shtopk_{name}")
 
-    def abstract(indices, x, y, *, rows, dtype):
-        lead = jnp.broadcast_shapes(*(a.shape[:-2] for a in (indices, x, y)))
-        return ShapedArray(lead + shape(indices.shape, x.shape, y.shape, rows), dtype)
+    def abstract(*operands, rows, dtype):
+        shapes = [a.shape for a in operands]
+        lead = jnp.broadcast_shapes(*(one[:-2] for one in shapes))
+        return operands[like].update(shape=lead + shape(*shapes, rows), dtype=dtype)
 
     def lower(f):
-        run = lambda *operands, **params: _leading(f, shape, **params)(*operands)  # noqa: E731
-        return mlir.lower_fun(run, multiple_results=False)
+        def rule(ctx, *operands, **params):
+            split = xla_splits(ctx)
+            # What is made for the CPU takes the features in parts, which would be sent about.
+            run = _leading(default if split else f, shape, split=split, **params)
+            return mlir.lower_fun(run, multiple_results=False)(ctx, *operands)
+
+        return rule
 
     def batch(operands, dims, **params):
         operands = [
@@ -215,9 +226,9 @@ def _primitive(name, shape, default, cpu):
     return primitive
 
 
-_pool_p = _primitive("pool", lambda i, w, e, n: (i[-2], e[-1]), _pool_members, _pool_cpu)
-_spread_p = _primitive("spread", lambda i, w, g, n: (n, g[-1]), _spread_rows, _spread_cpu)
-_dots_p = _primitive("dots", lambda i, e, g, n: i[-2:], _dots_rows, _dots_cpu)
+_pool_p = _primitive("pool", 2, lambda i, w, e, n: (i[-2], e[-1]), _pool_members, _pool_cpu)
+_spread_p = _primitive("spread", 2, lambda i, w, g, n: (n, g[-1]), _spread_rows, _spread_cpu)
+_dots_p = _primitive("dots", 0, lambda i, e, g, n: i[-2:], _dots_rows, _dots_cpu)
 
 
 def _transpose(wrt_x, wrt_y):

@@ -11,6 +11,7 @@ from jax import lax
 
 from shtopk import _checks
 from shtopk._seeding import seed_order
+from shtopk._sharding import alike
 
 # Rounds played before the loop, each at its own half of the width: 15/16 of all the matches. Measured on CPU at
 # 16 x 16384 scores and k = 2, the fourth takes a third off the time and the memory of the weights' gradient, for
@@ -105,8 +106,9 @@ def loop_up(scores, live, targets, boost, reseed):
     rounds, width = len(targets), scores.shape[0]
     if rounds == 0:
         return scores, live, None, None
-    targets = jnp.asarray(targets, jnp.int32)
+    live, targets = jnp.asarray(live, jnp.int32), jnp.asarray(targets, jnp.int32)
     entry = lax.iota(jnp.int32, width)
+    wins = jnp.zeros((rounds, width), scores.dtype)
     orders = jnp.zeros((rounds, width), jnp.int32) if reseed else None
 
     def play_round(r, carry):
@@ -119,8 +121,7 @@ def loop_up(scores, live, targets, boost, reseed):
         won, scores = match(scores, _mirrored(scores, half), present, boost)
         return scores, jnp.minimum(live, half), wins.at[r].set(won), orders
 
-    wins = jnp.zeros((rounds, width), scores.dtype)
-    live = jnp.asarray(live, jnp.int32)
+    live, targets, scores, wins, orders = alike(live, targets, scores, wins, orders)
     return lax.fori_loop(0, rounds, play_round, (scores, live, wins, orders))
 
 
@@ -140,7 +141,8 @@ def loop_down(weights, targets, wins, orders):
         return _unsorted((weights, place), order), None
 
     played = jnp.asarray(targets, jnp.int32), wins, orders
-    return lax.scan(undo_round, (weights, entry), played, reverse=True)[0]
+    start, played = alike((weights, entry), played)
+    return lax.scan(undo_round, start, played, reverse=True)[0]
 
 
 def _mirrored(x, half):

@@ -1,8 +1,7 @@
 """The selection itself: who is in which slot, with what weight."""
 
 import math
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from shtopk import _checks, _pooling, _rounds
+from shtopk import _checks, _pooling, _rounds, _sharding
 from shtopk._boost import Relative
 from shtopk._lift import lift
 from shtopk._precision import wide
@@ -18,7 +17,7 @@ from shtopk._pytree import pytree
 from shtopk._seeding import seed_order
 
 
-@pytree("indices", "weights", "scores", meta=("n",))
+@pytree("indices", "weights", "scores", meta=("n", "axis_name"))
 @dataclass(frozen=True)
 class Selection:
     """k slots, each a weighted set of members, with M = 2^R and R = ceil(log2(n / k)) rounds.
@@ -29,7 +28,11 @@ class Selection:
       weights: the same shape, float32 or float64, the members' weights; 0 for byes and for rows left out by
         `where`. A slot's weights sum to 1, and to 0 for a surplus slot.
       scores: `(..., k)`, the slots' scores in the dtype of the scores given; -inf for a surplus slot.
-      n: int, the number of candidates.
+      n: int, the number of candidates, those of all devices.
+      axis_name: as given to `select`. If it is not None, the slots are those of all devices, and the same on each:
+        `indices` and `champions` count through all n. But what goes into `pool` and comes out of `unpool`, `mask`
+        and `matrix` is this device's share of n. `dataclasses.replace(selection, axis_name=None)` is the same
+        selection for the whole arrays, outside of `shard_map`.
 
     >>> s = select(jnp.array([0.0, 3.0, 1.0, 2.0]), 2, boost=lambda high, low, where: 0.75 * where)
     >>> s.indices.tolist(), s.weights.tolist()  # 3 meets 0, 2 meets 1
@@ -42,22 +45,23 @@ class Selection:
     weights: jax.Array
     scores: jax.Array
     n: int
+    axis_name: Any = None
 
-    def pool(self, embeddings: Any) -> Any:
+    def pool(self, embeddings: Any, *, scatter: bool = False) -> Any:
         """Slots' embeddings, `E'_s = sum over members i of slot s of m_i * E_i`.
 
         That is the paper's `E_i * w_i + E_j * w_j` (its section on the operator), over all rounds at once.
         `embeddings` is an array or a pytree of arrays `(..., n, *features)`; each becomes `(..., k, *features)`
         in its own dtype. TypeError or ValueError if a leaf is not floating or does not fit `scores`.
+
+        With an `axis_name` the result is equal on all devices; with `scatter=True` each has the k / D slots that
+        are its own, `(..., k / D, *features)`, and a reduce-scatter takes the place of the sum.
         """
-        lead = self.indices.shape[:-2]
-        embeddings = _checks.embeddings(embeddings, (*lead, self.n))
-        return jax.tree.map(
-            lambda leaf: self._through(
-                partial(_pooling.pool, self.indices, self.weights), leaf, self.indices.shape[-2]
-            ),
-            embeddings,
-        )
+        embeddings = _checks.embeddings(embeddings, (*self.indices.shape[:-2], self._rows))
+        scatter = _checks.scatter(scatter, self.indices.shape[-2], self.axis_name)
+        axis = self.indices.ndim - 2 if scatter else None
+        pooled = _sharding.total(sums(self, embeddings), self.axis_name, scatter=axis)
+        return jax.tree.map(lambda x, like: x.astype(like.dtype), pooled, embeddings)
 
     def unpool(self, pooled: Any) -> Any:
         """The adjoint of `pool`: row i gets `m_i * pooled[slot of i]`, 0 if it is in no slot.
@@ -66,12 +70,14 @@ class Selection:
         in its own dtype. TypeError or ValueError if a leaf is not floating or does not fit the slots.
         """
         pooled = _checks.embeddings(pooled, self.indices.shape[:-1], axis="k", name="pooled")
-        return jax.tree.map(
-            lambda leaf: self._through(
-                lambda slots: _pooling.spread(self.indices, self.weights, slots, self.n), leaf, self.n
-            ),
-            pooled,
-        )
+        members = _members(self)
+
+        def spread(slots):
+            if members.slots is not None:
+                slots = jnp.take_along_axis(slots, members.slots[..., None], axis=-2)
+            return _pooling.spread(members.indices, members.weights, slots, self._rows)
+
+        return jax.tree.map(lambda leaf: _through(spread, leaf, self.indices.ndim - 1, self._rows), pooled)
 
     def mask(self) -> jax.Array:
         """The soft mask `m` `(..., n)` in [0, 1], in the dtype of `scores`; it sums to k (or to the number of
@@ -95,11 +101,40 @@ class Selection:
         best = jnp.argmax(self.weights, axis=-1, keepdims=True)
         return jnp.take_along_axis(self.indices, best, axis=-1)[..., 0]
 
-    def _through(self, operation, leaf, rows):
-        """`operation` on `leaf` with all its features on one axis, and back."""
-        lead = self.indices.ndim - 1
-        flat = leaf.reshape(*leaf.shape[:lead], math.prod(leaf.shape[lead:]))
-        return operation(flat).reshape(*leaf.shape[: lead - 1], rows, *leaf.shape[lead:])
+    @property
+    def _rows(self):
+        """How many of the n rows this device holds."""
+        return self.n // _checks.devices(self.axis_name)
+
+
+def sums(selection, embeddings):
+    """What this device's rows add to the slots: for each leaf `(..., rows, *features)` `(..., k, *features)`.
+
+    In the leaf's dtype if these are all rows; if there are others to be added, in float32 at least.
+    """
+    k, members = selection.indices.shape[-2], _members(selection)
+
+    def pool(payload):
+        if members.slots is None:
+            return _pooling.pool(members.indices, members.weights, payload)
+        dtype = wide(members.weights.dtype, payload.dtype)
+        blocks = _pooling.pool(members.indices, members.weights, payload, dtype)
+        return _sharding.sum_blocks(blocks, members.slots, k)
+
+    return jax.tree.map(lambda leaf: _through(pool, leaf, selection.indices.ndim - 1, k), embeddings)
+
+
+def _members(selection):
+    """The members that this device holds, all of them as they are if there is no other."""
+    if selection.axis_name is None:
+        return _sharding.Share(selection.indices, selection.weights, None)
+    return _sharding.share(selection.indices, selection.weights, selection._rows, selection.axis_name)
+
+
+def _through(operation, leaf, lead, rows):
+    """`operation` on `leaf` with all its features on one axis, its `lead` others as they are, and back."""
+    flat = leaf.reshape(*leaf.shape[:lead], math.prod(leaf.shape[lead:]))
+    return operation(flat).reshape(*leaf.shape[: lead - 1], rows, *leaf.shape[lead:])
 
 
 def select(
@@ -110,6 +145,7 @@ def select(
     reseed: bool = True,
     where: ArrayLike | None = None,
     candidates: int | None = None,
+    axis_name: Any = None,
 ) -> Selection:
     """Select k of n by the successive-halving tournament, and say who is in each slot.
 
@@ -122,6 +158,7 @@ def select(
       reseed: sort the survivors again before every round (Algorithm 2 to the letter), or only once.
       where: boolean, broadcastable to `(..., n)`; True = takes part.
       candidates: static int, `k <= candidates <= n`; only so many of the best scores enter.
+      axis_name: inside `jax.shard_map`, the mesh axis that n is split over, see `topk`.
 
     Returns:
       A `Selection`, its arrays with the leading axes of `scores`.
@@ -133,7 +170,7 @@ def select(
     [1, 3]
     """
     scores = _checks.scores(scores)
-    n = scores.shape[-1]
+    n = scores.shape[-1] * _checks.devices(axis_name)
     k = _checks.k(k, n)
     candidates = _checks.candidates(candidates, k, n)
     where = _checks.where(where, scores.shape)
@@ -145,11 +182,23 @@ def select(
         k=k,
         reseed=_checks.flag("reseed", reseed),
         candidates=candidates,
+        axis_name=axis_name,
     )
 
 
-def select_row(scores, where, boost, *, k, reseed, candidates):
-    """`select` for one row of scores `(n,)`."""
+@lift("k", "reseed", "candidates", "axis_name")
+def _select(scores, where, boost, *, k, reseed, candidates, axis_name):
+    """`select` for one row of scores `(n,)`, or for this device's share of it."""
+    entry = _sharding.enter(scores, where, candidates, axis_name)
+    options = {"k": k, "reseed": reseed, "candidates": candidates, "axis_name": axis_name}
+    selection = select_row(entry, boost, rows=scores.shape[0], **options)
+    slots = _sharding.total(_sharding.once(selection.scores, axis_name), axis_name)
+    return replace(selection, scores=slots)
+
+
+def select_row(entry, boost, *, rows, k, reseed, candidates, axis_name):
+    """The selection from one row of scores, those that `entry` holds; each device has `rows` of them."""
+    scores, where, indices = entry
     v = scores.astype(wide(scores.dtype))
     order = seed_order(v, where, candidates)
     entrants = order.shape[0]
@@ -165,11 +214,10 @@ def select_row(scores, where, boost, *, k, reseed, candidates):
         seeds = jnp.zeros_like(seeds).at[place].set(seeds, unique_indices=True)
         weights = gather(weights, seeds)
     seeds = jnp.where(seeds < entrants, seeds, jnp.flip(seeds))
+    order = order if indices is None else gather(indices, order)
     indices, weights = _snake(gather(order, seeds), k), _snake(weights, k)
-    return Selection(indices, weights, slots.astype(scores.dtype), n=scores.shape[0])
-
-
-_select = lift("k", "reseed", "candidates")(select_row)
+    n = rows * _checks.devices(axis_name)
+    return Selection(indices, weights, slots.astype(scores.dtype), n=n, axis_name=axis_name)
 
 
 def count(where, most):

@@ -80,6 +80,13 @@ CALLS = {
         (E, V, WHERE),
         exact=False,
     ),
+    "topk: split over an axis": Call(
+        lambda e, v: jax.vmap(lambda e, v: shtopk.topk(e, v, K, axis_name="x"), axis_name="x")(
+            e.reshape(2, N // 2, D), v.reshape(2, N // 2)
+        ),
+        (E, V),
+        exact=False,
+    ),
     "hard_topk": Call(lambda e, v: shtopk.hard_topk(e, v, K), (E, V)),
     "iterative_topk": Call(lambda e, v, c: shtopk.iterative_topk(e, v, K, alpha=c), (E, V, C)),
     "select": Call(lambda v, c: shtopk.select(v, K, boost=shtopk.Scaled(c)), (V, C)),

@@ -1,8 +1,12 @@
-"""Every test runs under the strictest settings a user may have, in float64 unless it asks for less."""
+"""Every test runs under the strictest settings a user may have, in float64 unless it asks for less.
+
+The CPU counts as eight devices; whatever is not split over them uses the first alone.
+"""
 
 import jax
 import pytest
 
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,0 +1,321 @@
+"""n split over devices: what comes out, forward and backward, is the unsharded operator's to rounding."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from meshes import CHECKED, DEVICES, P, mapped, mesh
+
+import shtopk
+
+SPLIT = P(None, "x")
+EITHER = pytest.mark.parametrize("check", CHECKED)
+close = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
+
+
+def same(got, want):
+    jax.tree.map(close, got, want)
+
+
+def draw(n, batch=2, d=3, seed=0):
+    rng = np.random.default_rng([seed, n])
+    return jnp.asarray(rng.normal(size=(batch, n, d))), jnp.asarray(rng.normal(size=(batch, n)))
+
+
+def loss_of(out):
+    """A loss in which every slot counts, surplus slots too, each for something else."""
+    total = 0.0
+    for x in jax.tree.leaves(out):
+        x = jnp.where(jnp.isfinite(x), x, 0)
+        total += jnp.sum(jnp.sin(x) * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape))
+    return total
+
+
+def compare(call, embeddings, scores, where=None, *, check=None):
+    """`call(embeddings, scores, where, axis_name)` split and whole: values and gradients."""
+    where = jnp.ones(scores.shape, bool) if where is None else where
+    split = mapped(lambda *x: call(*x, "x"), SPLIT, P(), check)
+
+    def both(f):
+        def loss(e, v):
+            out = f(e, v, where)
+            return loss_of(out), out
+
+        return jax.grad(loss, (0, 1), has_aux=True)(embeddings, scores)
+
+    whole = lambda *x: call(*x, None)  # noqa: E731
+    (gradients, out), (want_gradients, want) = quickly(lambda: (both(split), both(whole)))
+    same(out, want)
+    same(gradients, want_gradients)
+    return gradients, out
+
+
+def quickly(f):
+    """`f()` compiled with little effort: compiling takes nearly all of the time."""
+    return jax.jit(f).lower().compile({"xla_backend_optimization_level": "0"})()
+
+
+OPTIONS = {
+    "plain": {},
+    "sorted once": {"reseed": False},
+    "candidates, fewer than a share": {"candidates": 7},
+    "candidates, more than a share": {"candidates": 33},
+    "straight through, by position": {"straight_through": True, "order": "position"},
+    "all": {"candidates": 9, "straight_through": True, "order": "position", "reseed": False},
+}
+
+
+@EITHER
+@pytest.mark.parametrize("name", OPTIONS)
+def test_split_is_whole(name, check):
+    compare(
+        lambda e, v, w, axis: shtopk.topk(e, v, 6, axis_name=axis, **OPTIONS[name]), *draw(40), check=check
+    )
+
+
+@pytest.mark.parametrize(("n", "k"), [(8, 8), (16, 1), (24, 23), (512, 2), (768, 48)])
+def test_any_size(n, k):
+    compare(lambda e, v, w, axis: shtopk.topk(e, v, k, axis_name=axis), *draw(n, batch=1))
+
+
+def only(*devices, n=64):
+    """True for the rows of these devices."""
+    return jnp.isin(jnp.arange(n) // (n // DEVICES), jnp.array(devices))
+
+
+CONTENTS = {
+    "winners on one device": lambda v: (jnp.where(only(5), v + 100, v), None),
+    "each device better than the next": lambda v: (v - 10 * (jnp.arange(64.0)[None] // 8), None),
+    "all tied": lambda v: (jnp.zeros_like(v), None),
+    "masked shards": lambda v: (v, jnp.broadcast_to(~only(0, 3, 7), v.shape)),
+    "all but one masked": lambda v: (v, jnp.broadcast_to(only(2), v.shape)),
+    "fewer than k left": lambda v: (v, jnp.broadcast_to(jnp.arange(64) % 16 == 5, v.shape)),
+    "none left": lambda v: (v, jnp.zeros(v.shape, bool)),
+}
+
+
+@pytest.mark.parametrize(
+    ("contents", "options"),
+    [*((name, "plain") for name in CONTENTS), ("masked shards", "all"), ("fewer than k left", "all")],
+)
+def test_uneven_contents(contents, options):
+    embeddings, scores = draw(64, batch=1)
+    scores, where = CONTENTS[contents](scores)
+    call = lambda e, v, w, axis: shtopk.topk(e, v, 6, where=w, axis_name=axis, **OPTIONS[options])  # noqa: E731
+    gradients, out = compare(call, embeddings, scores, where)
+    assert contents == "none left" or any(np.any(x != 0) for x in gradients)
+    assert not any(np.any(np.isnan(x)) for x in jax.tree.leaves((gradients, out)))
+
+
+def test_a_pytree_without_and_with_leading_axes():
+    embeddings, scores = draw(48)
+    payload = {"tokens": embeddings.reshape(2, 48, 3, 1), "mass": (scores, jnp.zeros((2, 48, 0)))}
+    call = lambda e, v, axis: shtopk.topk(e, v, 5, axis_name=axis)  # noqa: E731
+    row = jax.tree.map(lambda x: x[0], (payload, scores))
+    for (e, v), spec in (((payload, scores), SPLIT), (row, P("x"))):
+        run = mapped(lambda e, v: call(e, v, "x"), spec, P())
+        same(*quickly(lambda e=e, v=v, run=run: (run(e, v), call(e, v, None))))
+
+
+def test_half_precision_is_summed_in_float32():
+    """One rounding, of the sum, whatever the number of devices; scores travel as they are."""
+    embeddings, scores = draw(64)
+    half = embeddings.astype(jnp.bfloat16), scores.astype(jnp.bfloat16)
+    wide = [x.astype(jnp.float32) for x in half]
+    run = mapped(lambda e, v: shtopk.topk(e, v, 4, axis_name="x"), SPLIT, P())
+    got, want = run(*half), run(*wide)
+    for x, y in zip(got, want, strict=True):
+        assert x.dtype == jnp.bfloat16
+        np.testing.assert_allclose(x.astype(jnp.float32), y, rtol=2**-8)
+
+
+# Selection and mask
+
+
+@pytest.mark.parametrize("candidates", [None, 6])
+def test_a_selection_is_the_whole_one_with_each_devices_share(candidates):
+    embeddings, scores = draw(40)
+    pooled = jnp.sin(jnp.arange(2 * 4 * 3.0)).reshape(2, 4, 3)
+    whole = shtopk.select(scores, 4, candidates=candidates)
+
+    def split(e, v, pooled):
+        s = shtopk.select(v, 4, candidates=candidates, axis_name="x")
+        assert s.n == 40
+        equal = s.indices, s.weights, s.champions
+        return (
+            s.pool(e),
+            s.scores,
+            s.unpool(pooled),
+            s.mask(),
+            s.matrix(),
+            jax.tree.map(lambda x: x[None], equal),
+        )
+
+    run = mapped(split, (SPLIT, SPLIT, P()), (P(), P(), SPLIT, SPLIT, P(None, None, "x"), P("x")))
+    *got, equal = quickly(lambda: run(embeddings, scores, pooled))
+    want = whole.pool(embeddings), whole.scores, whole.unpool(pooled), whole.mask(), whole.matrix()
+    same(got, list(want))
+    for got, want in zip(equal, (whole.indices, whole.weights, whole.champions), strict=True):
+        close(got, np.broadcast_to(want, (DEVICES, *want.shape)))
+
+
+def test_a_selection_outside_is_that_of_the_whole_arrays():
+    embeddings, scores = draw(40)
+    run = mapped(lambda v: shtopk.select(v, 4, axis_name="x"), SPLIT, P(), "unchecked")
+    selection = run(scores)
+    with pytest.raises(ValueError, match="axis_name='x' is not bound"):
+        selection.pool(embeddings)
+    same(replace(selection, axis_name=None).pool(embeddings), shtopk.select(scores, 4).pool(embeddings))
+
+
+@EITHER
+def test_pool_may_leave_each_device_its_slots(check):
+    def call(e, v, w, axis):
+        return shtopk.select(v, 16, axis_name=axis).pool(e, scatter=axis is not None)
+
+    embeddings, scores = draw(64)
+    run = mapped(lambda e, v: call(e, v, None, "x"), SPLIT, SPLIT, check)
+    grad = lambda f: jax.grad(lambda e, v: loss_of(f(e, v)), (0, 1))(embeddings, scores)  # noqa: E731
+    whole = lambda e, v: call(e, v, None, None)  # noqa: E731
+    same(*quickly(lambda: [(f(embeddings, scores), grad(f)) for f in (run, whole)]))
+
+
+@EITHER
+@pytest.mark.parametrize("k", [5, jnp.int32(5)], ids=["static k", "traced k"])
+def test_mask(k, check):
+    _, scores = draw(40)
+    where = jnp.broadcast_to(jnp.arange(40) % 7 != 2, scores.shape)
+
+    def call(v, w, axis):
+        return shtopk.topk_mask(v, k, where=w, axis_name=axis)
+
+    run = mapped(lambda v, w: call(v, w, "x"), SPLIT, SPLIT, check)
+
+    def both(f):
+        return f(scores, where), jax.grad(lambda v: loss_of(f(v, where)))(scores)
+
+    same(*quickly(lambda: (both(run), both(lambda v, w: call(v, w, None)))))
+
+
+# Where the gradient is taken
+
+
+@pytest.mark.parametrize("kind", ["replicated", "sharded"])
+@EITHER
+def test_gradient_taken_inside(check, kind):
+    """A loss that is the same on every device, and one of which each device has its own part."""
+    embeddings, scores = draw(40)
+
+    def loss(e, v, axis):
+        out = shtopk.topk(e, v, 8, axis_name=axis).embeddings
+        weight = jnp.cos(jnp.arange(8.0))
+        if kind == "sharded" and axis is not None:  # device i has slot i
+            slot = lax.axis_index(axis)
+            return jnp.sum(jnp.sin(out[:, slot])) * weight[slot]
+        value = jnp.sum(jnp.sin(out) * weight[:, None].reshape(1, 8, 1))
+        # Unchecked, a gradient is that of the sum of all devices' losses.
+        return value / DEVICES if check == "unchecked" and axis is not None else value
+
+    run = mapped(jax.grad(partial(loss, axis="x"), (0, 1)), SPLIT, SPLIT, check)
+    whole = jax.grad(partial(loss, axis=None), (0, 1))
+    same(*quickly(lambda: [f(embeddings, scores) for f in (run, whole)]))
+
+
+@EITHER
+def test_features_and_batch_split_as_well(check):
+    embeddings, scores = draw(40, d=6)
+    call = lambda e, v, axis: shtopk.topk(e, v, 4, axis_name=axis)  # noqa: E731
+    inner = lambda e, v: call(e, v, "n")  # noqa: E731
+    over = mesh("n", "other")
+    outs: Any = P(None, None, "other"), P()
+    features = mapped(inner, (P(None, "n", "other"), P(None, "n")), shtopk.TopK(*outs), check, over)
+    batch = mapped(inner, P("other", "n"), P("other"), check, over)
+
+    def both(f):
+        def loss(e, v):
+            out = f(e, v)
+            return loss_of(out), out
+
+        return jax.grad(loss, (0, 1), has_aux=True)(embeddings, scores)
+
+    *split, whole = quickly(lambda: [both(f) for f in (features, batch, lambda e, v: call(e, v, None))])
+    for got in split:
+        same(got, whole)
+
+
+@EITHER
+def test_two_mesh_axes_as_one(check):
+    embeddings, scores = draw(40)
+    axes = ("a", "b")
+    run = mapped(
+        lambda e, v: shtopk.topk(e, v, 4, candidates=6, axis_name=axes),
+        P(None, axes),
+        P(),
+        check,
+        mesh(*axes),
+    )
+    same(run(embeddings, scores), shtopk.topk(embeddings, scores, 4, candidates=6))
+
+
+@EITHER
+def test_whole_rows_inside_shard_map(check):
+    """No axis_name: a batch split over devices, its numbers of slots and masks too."""
+    embeddings, scores = draw(12, batch=8)
+    where = jnp.arange(8)[:, None] + jnp.arange(12)[None] != 9
+    ks = jnp.arange(1, 9)
+
+    def call(e, v, w, ks):
+        return shtopk.topk(e, v, 3, where=w), jax.vmap(shtopk.topk_mask)(v, ks)
+
+    def both(f):
+        def loss(v):
+            out = f(embeddings, v, where, ks)
+            return loss_of(out), out
+
+        return jax.grad(loss, has_aux=True)(scores)
+
+    same(*quickly(lambda: (both(mapped(call, P("x"), P("x"), check)), both(call))))
+
+
+# Errors
+
+
+def test_an_axis_that_is_not_bound():
+    embeddings, scores = draw(8)
+    for call in (partial(shtopk.topk, embeddings), shtopk.select, shtopk.topk_mask):
+        with pytest.raises(ValueError, match=r"axis_name='x' is not bound.*jax\.shard_map"):
+            call(scores, 2, axis_name="x")
+        with pytest.raises(TypeError, match=r"axis_name must be the name.*\['x'\]"):
+            call(scores, 2, axis_name=["x"])
+
+
+def test_bounds_are_those_of_all_devices():
+    def refused(match, f):
+        with pytest.raises(ValueError, match=match):
+            mapped(f, SPLIT, P())(*draw(40))
+
+    refused("k=41: 1 to 40 here", lambda e, v: shtopk.topk(e, v, 41, axis_name="x"))
+    refused("k=41: 1 to 40 here", lambda e, v: shtopk.topk_mask(v, 41, axis_name="x"))
+    refused(
+        "candidates=41: 6 to 40 here", lambda e, v: shtopk.select(v, 6, candidates=41, axis_name="x").scores
+    )
+    refused("embeddings has shape", lambda e, v: shtopk.topk(e[:, 1:], v, 6, axis_name="x"))
+    refused(
+        "scatter=True splits k=6 slots over the 8 devices",
+        lambda e, v: shtopk.select(v, 6, axis_name="x").pool(e, scatter=True),
+    )
+
+
+def test_scatter_needs_an_axis():
+    embeddings, scores = draw(8)
+    with pytest.raises(
+        ValueError, match="scatter=True splits k=2 slots over the 1 devices of axis_name=None"
+    ):
+        shtopk.select(scores, 2).pool(embeddings, scatter=True)
+    with pytest.raises(TypeError, match="scatter must be True or False"):
+        shtopk.select(scores, 2).pool(embeddings, scatter=1)  # pyright: ignore[reportArgumentType] (on purpose)
