@@ -5,6 +5,7 @@ budget, two learning rates by two values of its own number, on a seed of its own
 trained on five fresh seeds. The recipe has no number to tune.
 """
 
+import json
 import statistics
 import time
 from functools import partial
@@ -116,6 +117,17 @@ def measure(task, name, steps, seeds, progress):
     }
 
 
+def write(path, settings, measured, started):
+    """Write a task's results; methods not measured this time keep the rows they have under the same settings."""
+    rows = {row["method"]: row for row in measured}
+    if path.exists():
+        before = json.loads(path.read_text())
+        if before["settings"] == json.loads(json.dumps(settings)):
+            rows = {row["method"]: row for row in before["rows"]} | rows
+    rows = [rows[name] for name in METHODS if name in rows]
+    records.write(path, settings=settings, rows=rows, started=started)
+
+
 def run(quick, tasks=None, methods=None):
     tasks = tasks or (["marked-tokens"] if quick else list(TASKS))
     methods = methods or (["recipe", "gated top k", "iterative, annealed"] if quick else list(METHODS))
@@ -144,6 +156,5 @@ def run(quick, tasks=None, methods=None):
                 "tuning_seed": TUNING_SEED,
                 "seeds": seeds,
             }
-            path = records.directory(quick) / f"learning-{name}.json"
-            records.write(path, settings=settings, rows=measured, started=started)
+            write(records.directory(quick) / f"learning-{name}.json", settings, measured, started)
     learning_report.write(records.directory(quick))

@@ -88,6 +88,26 @@ def table(result):
         )
 
 
+def headline(results):
+    """The recipe beside the best of the peers, a line for each task; ± is one standard error over the seeds."""
+    yield "| task | recipe | its worst seed | best peer | its score | its median seed | failed seeds, recipe / peer |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for name, result in results.items():
+        rows = {s["method"]: s for s in summary(result)}
+        recipe = rows["recipe"]
+        peer = max((s for s in rows.values() if s["method"] not in OURS), key=lambda s: s["mean"])
+        cells = [
+            name,
+            f"{recipe['mean']:.3f} ± {recipe['error']:.3f}",
+            f"{recipe['worst']:.3f}",
+            peer["method"],
+            f"{peer['mean']:.3f} ± {peer['error']:.3f}",
+            f"{peer['median']:.3f}",
+            f"{recipe['failed']} / {peer['failed']} of {recipe['seeds']}",
+        ]
+        yield "| " + " | ".join(cells) + " |"
+
+
 def text(results):
     """The tables as a page."""
     lines = ["# Training through a top k: results", ""]

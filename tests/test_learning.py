@@ -1,0 +1,71 @@
+"""The training benchmark: what its tables say, its methods' laws, and that the docs show its committed results."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import learning_report
+from benchmarks.learning_methods import METHODS, OURS
+from benchmarks.learning_peers import Moment
+from benchmarks.learning_tasks import TASKS
+
+ROOT = Path(__file__).parent.parent
+RESULTS = learning_report.read(ROOT / "benchmarks" / "results")
+
+
+@pytest.fixture(autouse=True)
+def promotion_as_users_have_it():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_weighs_k_rows_in_all(name):
+    # One candidate in four is far above the others, so that every method comes close to choosing it.
+    scores = jnp.where(jnp.arange(16) % 4 == 0, 3.0, -3.0).astype(jnp.float32) + jnp.zeros(
+        (3, 1), jnp.float32
+    )
+    embeddings = jnp.broadcast_to(jnp.eye(16, dtype=jnp.float32), (3, 16, 16))
+    at = Moment(jnp.float32(METHODS[name].numbers[-1]), jnp.float32(1), jnp.float32(0), jax.random.key(0))
+    rows, weights = METHODS[name].choose(embeddings, scores, 4, at)
+    mask = jnp.einsum("brn,br->bn", rows, weights)
+    if name == "gated top k":
+        expected = jnp.full(3, 4 * jax.nn.sigmoid(3.0))
+    else:
+        expected = jnp.full(3, 4.0)
+    if name != "perturbed top k":  # which sums to k on average, at scores it is differentiated at
+        np.testing.assert_allclose(mask.sum(-1), expected, rtol=1e-3)
+    assert jnp.all(mask[:, ::4].mean(-1) > mask.sum(-1) / 8)
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_every_task_marks_k_candidates(name):
+    task = TASKS[name]
+    _, right, _ = task.draw(jax.random.key(0), 4, held_out=True)
+    assert right.shape == (4, task.n)
+    assert jnp.all(right.sum(-1) == task.k)
+
+
+def test_steps_to_a_level_count_from_where_it_stays_above():
+    assert learning_report.since([0.1, 0.9, 0.3, 0.8, 0.9], 0.5) == 4
+    assert learning_report.since([0.9, 0.9], 0.5) == 1
+    assert learning_report.since([0.9, 0.1], 0.5) == float("inf")
+
+
+def test_every_task_and_method_was_measured_and_stayed_finite():
+    assert set(RESULTS) == set(TASKS)
+    for result in RESULTS.values():
+        assert {row["method"] for row in result["rows"]} == set(METHODS)
+        assert len(result["settings"]["seeds"]) >= 5
+        for row in learning_report.summary(result):
+            if row["method"] in OURS:
+                assert row["finite"]
+
+
+def test_the_docs_of_training_show_the_committed_results():
+    docs = (ROOT / "docs" / "training.md").read_text()
+    assert "\n".join(learning_report.headline(RESULTS)) in docs
+    assert (ROOT / "benchmarks" / "results" / "learning.md").read_text() == learning_report.text(RESULTS)
