@@ -32,12 +32,8 @@ def test_every_method_weighs_k_rows_in_all(name):
     at = Moment(jnp.float32(METHODS[name].numbers[-1]), jnp.float32(1), jnp.float32(0), jax.random.key(0))
     rows, weights = METHODS[name].choose(embeddings, scores, 4, at)
     mask = jnp.einsum("brn,br->bn", rows, weights)
-    if name == "gated top k":
-        expected = jnp.full(3, 4 * jax.nn.sigmoid(3.0))
-    else:
-        expected = jnp.full(3, 4.0)
-    if name != "perturbed top k":  # which sums to k on average, at scores it is differentiated at
-        np.testing.assert_allclose(mask.sum(-1), expected, rtol=1e-3)
+    gate = jax.nn.sigmoid(3.0 * METHODS[name].numbers[-1]) if name == "gated top k" else 1
+    np.testing.assert_allclose(mask.sum(-1), jnp.full(3, 4 * gate), rtol=1e-3)
     assert jnp.all(mask[:, ::4].mean(-1) > mask.sum(-1) / 8)
 
 
