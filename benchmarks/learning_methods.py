@@ -28,12 +28,22 @@ def slots(out):
     return out.embeddings, jnp.ones(out.scores.shape)
 
 
-def recipe(embeddings, scores, k, at):
-    """The documented recipe: scores in units of the batch's spread, noise that fades, soft first, sharp at the end."""
+def standardised(scores):
+    """Scores in units of their spread over the batch, which is held constant."""
     still = lax.stop_gradient(scores)
-    scores = (scores - still.mean()) / jnp.maximum(still.std(), 1e-6)
-    scores += (1 - at.progress) * jax.random.normal(at.key, scores.shape)
+    return (scores - still.mean()) / jnp.maximum(still.std(), 1e-6)
+
+
+def recipe(embeddings, scores, k, at):
+    """The documented recipe: every row weighed by the soft mask, soft at first and sharp at the end."""
     boost = shtopk.Scaled(annealed(SOFT, SHARP, at.progress))
+    return embeddings, shtopk.topk_mask(standardised(scores), k, boost=boost, reseed=False)
+
+
+def recipe_by_slots(embeddings, scores, k, at):
+    """The same, the rows folded into k slots."""
+    boost = shtopk.Scaled(annealed(SOFT, SHARP, at.progress))
+    scores = standardised(scores)
     return slots(shtopk.topk(embeddings, scores, k, boost=boost, order="position", reseed=False))
 
 
@@ -79,6 +89,7 @@ def schedule(at):
 
 METHODS = {
     "recipe": Method(recipe, (1.0,)),
+    "recipe, by slots": Method(recipe_by_slots, (1.0,)),
     "recipe, scores x 1000": Method(rescaled(1000.0, 0.0), (1.0,)),
     "recipe, scores + 100": Method(rescaled(1.0, 100.0), (1.0,)),
     "Relative, fixed": Method(relative(lambda at: at.number), (2.0, 6.0)),
