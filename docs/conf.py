@@ -10,8 +10,15 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 project = "shtopk"
 copyright = "the shtopk authors"
 release = version = shtopk.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx_copybutton", "sphinx_design"]
-exclude_patterns = ["_build", "examples"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["_build", "examples", "figures"]
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!shtopk).*")]  # JAX and Python are not indexed here
 
@@ -41,7 +48,9 @@ copybutton_only_copy_prompt_lines = True
 
 def every_public_name_is_documented(app, env):
     documented = env.get_domain("py").objects
-    missing = [name for name in vars(shtopk) if not name.startswith("_") and f"shtopk.{name}" not in documented]
+    missing = [
+        name for name in vars(shtopk) if not name.startswith("_") and f"shtopk.{name}" not in documented
+    ]
     if missing:
         raise ValueError(f"docs/api.md leaves out {', '.join(missing)}")
 
