@@ -2,6 +2,9 @@
 
 import os
 
+from jax.typing import ArrayLike
+from sphinx.util.typing import stringify_annotation
+
 import shtopk
 
 # The cells' own processes: on the CPU everywhere, so that the pages show the same anywhere.
@@ -19,6 +22,7 @@ extensions = [
     "sphinx_design",
 ]
 exclude_patterns = ["_build", "examples", "figures"]
+suppress_warnings = ["toc.empty_glob"]
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!shtopk).*")]  # JAX and Python are not indexed here
 
@@ -30,6 +34,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 180
 nb_output_stderr = "warn"  # a warning on a page is a failure of the build
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # what the cells of the benchmarks' page print are tables
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -55,5 +60,10 @@ def every_public_name_is_documented(app, env):
         raise ValueError(f"docs/api.md leaves out {', '.join(missing)}")
 
 
+def array_like_by_name(app, what, name, thing, options, signature, returns):
+    return signature and signature.replace(stringify_annotation(ArrayLike), "ArrayLike"), returns
+
+
 def setup(app):
+    app.connect("autodoc-process-signature", array_like_by_name)
     app.connect("env-check-consistency", every_public_name_is_documented)

@@ -168,7 +168,7 @@ def draw_picture(rows, path):
     figure, (learning, cost) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(3, 2), layout="constrained")
     colours = dict(zip(rows, ("#0072b2", "#d55e00", "#009e73"), strict=True))
     for name, row in rows.items():
-        steps, accuracies = zip(*row["curve"], strict=True)
+        steps, accuracies = zip(*row["curve"][1:], strict=True)
         spent = np.array(steps) * row["step_seconds"]
         learning.plot(spent, accuracies, "o-", ms=3, color=colours[name], label=name)
         cost.plot(1e3 * row["step_seconds"], row["memory"] / 2**20, "o", ms=10, color=colours[name])
@@ -176,6 +176,7 @@ def draw_picture(rows, path):
         cost.annotate(name, place, (0, 10), textcoords="offset points", ha="center")
     learning.axhline(1 / COLOURS, color="0.6", lw=1, ls=":")
     learning.set(xlabel="seconds of training", ylabel="held-out questions answered right", ylim=(0, 1.02))
+    learning.set_xscale("log")
     learning.legend(frameon=False, loc="center right")
     cost.set(xlabel="milliseconds of a training step", ylabel="temporary memory of it, MiB", xscale="log")
     cost.set(yscale="log")
