@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from shtopk._lift import lift
 from shtopk._precision import wide
 from shtopk._pytree import pytree
 from shtopk._seeding import seed_order
+
+Payload = TypeVar("Payload")  # an array or a pytree of arrays: what goes in comes out, with k rows for n
 
 
 @pytree("indices", "weights", "scores", meta=("n",))
@@ -43,7 +45,7 @@ class Selection:
     scores: jax.Array
     n: int
 
-    def pool(self, embeddings: Any) -> Any:
+    def pool(self, embeddings: Payload) -> Payload:
         """Slots' embeddings, `E'_s = sum over members i of slot s of m_i * E_i`.
 
         That is the paper's `E_i * w_i + E_j * w_j` (its section on the operator), over all rounds at once.
@@ -59,7 +61,7 @@ class Selection:
             embeddings,
         )
 
-    def unpool(self, pooled: Any) -> Any:
+    def unpool(self, pooled: Payload) -> Payload:
         """The adjoint of `pool`: row i gets `m_i * pooled[slot of i]`, 0 if it is in no slot.
 
         `pooled` is an array or a pytree of arrays `(..., k, *features)`; each becomes `(..., n, *features)`

@@ -1,5 +1,7 @@
 """What the guides promise: inside each framework the operator is called, differentiated, trained and saved."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,7 @@ def loss(slots):
 
 def assert_same_and_trainable(gradient, kernel, sharpness):
     """`gradient`, of kernel and sharpness, is that of the computation by hand, and neither is 0."""
-    wanted = jax.grad(lambda *p: loss(by_hand(*p, tokens())), argnums=(0, 1))(kernel, sharpness)
+    wanted = jax.grad(lambda *both: loss(by_hand(both[0], both[1], tokens())), (0, 1))(kernel, sharpness)
     for got, want in zip(gradient, wanted, strict=True):
         assert np.any(np.asarray(want) != 0)
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
@@ -94,7 +96,7 @@ def test_haiku():
 
 def equinox_model(eqx):
     class Pool(eqx.Module):
-        score: eqx.nn.Linear
+        score: Any
         boost: shtopk.Relative
         k: int = eqx.field(static=True)
 
@@ -125,8 +127,11 @@ def test_an_optax_step_with_a_schedule_compiles_once_and_learns():
     optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 0.1, 5, 60))
     x = tokens(8)
 
+    traces = []
+
     @jax.jit
     def update(kernel, state, step):
+        traces.append(step)
         value, gradient = jax.value_and_grad(lambda kernel: loss(by_hand(kernel, sharpness(step), x)))(kernel)
         updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(kernel, updates), state, value
@@ -139,7 +144,7 @@ def test_an_optax_step_with_a_schedule_compiles_once_and_learns():
         values.append(value)
     best = loss(shtopk.hard_topk(x, x[..., 0], K).embeddings)
     assert values[0] - best > 0.5 > 10 * (values[-1] - best)
-    assert update._cache_size() == 1
+    assert len(traces) == 1
 
 
 def test_checkpoint_recomputes_the_same_gradient():

@@ -1,5 +1,6 @@
 """The example runs, from the command line, and leaves a picture."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -27,3 +28,17 @@ def test_an_example_runs(example, words, tmp_path):
     image = matplotlib.image.imread(picture)
     assert min(image.shape[:2]) > 400
     assert image[..., :3].std() > 0.1  # something is drawn
+
+
+def test_what_the_guide_says_of_the_pooled_encoder():
+    results = json.loads((EXAMPLES.parents[1] / "benchmarks/results/pooled_transformer.json").read_text())
+    ours, mean, unpooled = (results["encoders"][name] for name in ("shtopk", "mean", "unpooled"))
+    assert ours["accuracy"] > mean["accuracy"] + 0.3
+    assert ours["step_seconds"] < unpooled["step_seconds"] / 2
+    assert ours["memory"] < unpooled["memory"] / 2
+
+    def steps(row):
+        return next(step for step, accuracy in row["curve"] if accuracy > 0.9)
+
+    assert steps(ours) > steps(unpooled)  # longer to learn, in steps
+    assert steps(ours) * ours["step_seconds"] < steps(unpooled) * unpooled["step_seconds"]

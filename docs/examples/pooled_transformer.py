@@ -15,6 +15,7 @@ the table tells what each encoder answers, and what a step of its training costs
 
 import argparse
 import json
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -205,12 +206,9 @@ def main():
         )
     kept = wanted_kept(params, args.seed)
     print("facts that may be asked for, kept by each topk: " + ", ".join(f"{share:.1%}" for share in kept))
-    settings = {
-        "steps": args.steps,
-        "seed": args.seed,
-        "jax": jax.__version__,
-        "backend": jax.default_backend(),
-    }
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    settings = {"steps": args.steps, "documents": BATCH, "seed": args.seed, "cores": cores}
+    settings |= {"jax": jax.__version__, "backend": jax.default_backend()}
     results = {"settings": settings, "wanted_kept": kept, "encoders": rows}
     args.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
     draw_picture(rows, args.out)
