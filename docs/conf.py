@@ -22,7 +22,6 @@ extensions = [
     "sphinx_design",
 ]
 exclude_patterns = ["_build", "examples", "figures"]
-suppress_warnings = ["toc.empty_glob"]
 nitpicky = True
 # JAX and Python are not indexed here, nor is what is private.
 nitpick_ignore_regex = [("py:.*", r"(?!shtopk\.[A-Za-z]).*")]
