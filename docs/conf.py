@@ -61,7 +61,9 @@ def every_public_name_is_documented(app, env):
 
 def array_like_by_name(app, what, name, thing, options, signature, returns):
     # `jax.typing.ArrayLike` is a union of eight types, which is how a signature has it.
-    return signature and re.sub(r"jax\.Array \| numpy\.ndarray.*?complex", "ArrayLike", signature), returns
+    return signature and re.sub(
+        r"~?[\w.]+\.Array \| ~?numpy\.ndarray.*?complex", "ArrayLike", signature
+    ), returns
 
 
 def setup(app):

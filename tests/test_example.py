@@ -1,4 +1,4 @@
-"""The example runs, from the command line, and leaves a picture."""
+"""The examples and the docs' pictures run from the command line, and leave what they say."""
 
 import json
 import subprocess
@@ -28,6 +28,15 @@ def test_an_example_runs(example, words, tmp_path):
     image = matplotlib.image.imread(picture)
     assert min(image.shape[:2]) > 400
     assert image[..., :3].std() > 0.1  # something is drawn
+
+
+def test_the_docs_pictures_are_those_that_the_script_draws(tmp_path):
+    figures = EXAMPLES.parent / "figures"
+    command = [sys.executable, "-W", "error", figures / "draw.py", "--out", tmp_path]
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    drawn = {path.name: matplotlib.image.imread(path).shape for path in tmp_path.iterdir()}
+    assert set(drawn) == {path.name for path in figures.glob("*.png")}
+    assert all(min(shape[:2]) > 300 for shape in drawn.values())
 
 
 def test_what_the_guide_says_of_the_pooled_encoder():
