@@ -1,7 +1,5 @@
 """Algorithm 1: the iterative baseline, k peaked softmaxes over all n scores."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -11,17 +9,18 @@ from shtopk import _checks
 from shtopk._lift import lift
 from shtopk._operator import TopK
 from shtopk._precision import wide
+from shtopk._select import Payload
 
 
 def iterative_topk(
-    embeddings: Any,
+    embeddings: Payload,
     scores: ArrayLike,
     k: int,
     *,
     alpha: ArrayLike = 1.0,
     normalizer: str = "softmax",
     where: ArrayLike | None = None,
-) -> TopK:
+) -> TopK[Payload]:
     """Select k of n rows by repeated peaked softmaxes (Goyal et al. 2017), the baseline.
 
     Algorithm 1 of Pietruszka et al. 2021. Step i takes the largest score `m` that is left, weighs row j by

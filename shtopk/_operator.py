@@ -1,6 +1,6 @@
 """topk and hard_topk: validate, select, pool."""
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,12 @@ from shtopk import _checks, _sharding
 from shtopk._boost import Relative
 from shtopk._lift import lift
 from shtopk._seeding import seed_order
-from shtopk._select import select_row, sums
+from shtopk._select import Payload, select_row, sums
 
 _ORDERS = ("score", "position")
 
 
-class TopK(NamedTuple):
+class TopK(NamedTuple, Generic[Payload]):
     """k slots.
 
     Attributes:
@@ -23,12 +23,12 @@ class TopK(NamedTuple):
       scores: `(..., k)` in the dtype of the scores given; -inf for a slot that no row was left for.
     """
 
-    embeddings: Any
+    embeddings: Payload
     scores: jax.Array
 
 
 def topk(
-    embeddings: Any,
+    embeddings: Payload,
     scores: ArrayLike,
     k: int,
     *,
@@ -39,7 +39,7 @@ def topk(
     straight_through: bool = False,
     order: str = "score",
     axis_name: Any = None,
-) -> TopK:
+) -> TopK[Payload]:
     """Select k of n rows by their scores, softly, so that gradients reach the scores.
 
     The successive-halving top-k operator (Pietruszka et al. 2021, Algorithm 2). Candidates are sorted; in each of
@@ -105,13 +105,13 @@ def topk(
 
 
 def hard_topk(
-    embeddings: Any,
+    embeddings: Payload,
     scores: ArrayLike,
     k: int,
     *,
     where: ArrayLike | None = None,
     order: str = "score",
-) -> TopK:
+) -> TopK[Payload]:
     """The k rows with the best scores themselves: `lax.top_k` and a gather.
 
     What a model trained through `topk` is evaluated with. Arguments, result and errors are those of

@@ -28,6 +28,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from shtopk._barrier import settled
 from shtopk._precision import wide
 from shtopk._sharding import alike, xla_splits
 
@@ -81,8 +82,8 @@ def _weight_of(indices, weights, rows):
 def _pool_members(indices, weights, payload, *, rows, dtype):
     """One fused gather, product and sum: no copy of the payload where gathers fuse (GPU, TPU)."""
     sums = wide(weights.dtype, payload.dtype)
-    parts = weights.astype(sums)[..., None] * _take(payload, indices).astype(sums)
-    return lax.optimization_barrier(jnp.sum(_present(weights, parts), axis=1).astype(dtype))
+    parts = _present(weights, weights.astype(sums)[..., None] * _take(payload, indices).astype(sums))
+    return lax.optimization_barrier(jnp.sum(parts, axis=1).astype(dtype))
 
 
 def _pool_cpu(indices, weights, payload, *, rows, dtype):
@@ -105,7 +106,7 @@ def _pool_cpu(indices, weights, payload, *, rows, dtype):
     if together < members:
         ones = jnp.ones((slots, 1, members // together), sums)
         parts = jnp.matmul(ones, parts, precision=lax.Precision.HIGHEST)
-    return _settled(parts[:, 0].astype(dtype), indices)
+    return settled(parts[:, 0].astype(dtype), indices)
 
 
 def _spread_rows(indices, weights, slots, *, rows, dtype):
@@ -114,10 +115,6 @@ def _spread_rows(indices, weights, slots, *, rows, dtype):
     weight = _weight_of(indices, weights, rows).astype(sums)
     parts = weight[:, None] * _take(slots, _slot_of(indices, rows)).astype(sums)
     return _present(weight, parts).astype(dtype)
-
-
-def _spread_cpu(indices, weights, slots, **params):
-    return _spread_rows(indices, weights, _settled(slots, indices), **params)
 
 
 def _dots_rows(indices, payload, slots, *, rows, dtype):
@@ -129,8 +126,7 @@ def _dots_rows(indices, payload, slots, *, rows, dtype):
 
 def _dots_cpu(indices, payload, slots, *, rows, dtype):
     """Sums of `_TERMS` features, then the sum of those; in the order of the rows, unless few of them are members."""
-    sums, features = wide(payload.dtype, slots.dtype), payload.shape[-1]
-    slots = _settled(slots, indices)
+    sums, features, slots = wide(payload.dtype, slots.dtype), payload.shape[-1], settled(slots, indices)
     slot = _slot_of(indices, rows) if 2 * indices.size > rows else None
     lanes = max(1, min(features, max(_LANES, -(-features // _TERMS))))
 
@@ -143,15 +139,6 @@ def _dots_cpu(indices, payload, slots, *, rows, dtype):
     total = sum(partial_sum(start) for start in range(0, max(1, features), lanes))
     out = jnp.matmul(total, jnp.ones(lanes, sums), precision=lax.Precision.HIGHEST).astype(dtype)
     return out if slot is None else _take(out, indices)
-
-
-def _settled(x, indices):
-    """`x`, computed before it is read: a branch that is always taken, which XLA cannot know, and never fuses.
-
-    Else what makes `x` joins a kernel that gathers from it, or several that read it, and is computed again for
-    each element read. (XLA's CPU compiler of JAX 0.10 drops an `optimization_barrier` too early to help.)
-    """
-    return lax.cond(jnp.all(indices[:1, :1] >= 0), lambda x: x, jnp.zeros_like, x)
 
 
 def _leading(f, shape, rows, dtype, split):
@@ -227,6 +214,7 @@ def _primitive(name, like, shape, default, cpu):
 
 
 _pool_p = _primitive("pool", 2, lambda i, w, e, n: (i[-2], e[-1]), _pool_members, _pool_cpu)
+_spread_cpu = lambda i, w, slots, **params: _spread_rows(i, w, settled(slots, i), **params)  # noqa: E731
 _spread_p = _primitive("spread", 2, lambda i, w, g, n: (n, g[-1]), _spread_rows, _spread_cpu)
 _dots_p = _primitive("dots", 0, lambda i, e, g, n: i[-2:], _dots_rows, _dots_cpu)
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from shtopk._lift import lift
 from shtopk._precision import wide
 from shtopk._pytree import pytree
 from shtopk._seeding import seed_order
+
+Payload = TypeVar("Payload")  # an array or a pytree of arrays: what goes in comes out, with k rows for n
 
 
 @pytree("indices", "weights", "scores", meta=("n", "axis_name"))
@@ -47,7 +49,7 @@ class Selection:
     n: int
     axis_name: Any = None
 
-    def pool(self, embeddings: Any, *, scatter: bool = False) -> Any:
+    def pool(self, embeddings: Payload, *, scatter: bool = False) -> Payload:
         """Slots' embeddings, `E'_s = sum over members i of slot s of m_i * E_i`.
 
         That is the paper's `E_i * w_i + E_j * w_j` (its section on the operator), over all rounds at once.
@@ -63,7 +65,7 @@ class Selection:
         pooled = _sharding.total(sums(self, embeddings), self.axis_name, scatter=axis)
         return jax.tree.map(lambda x, like: x.astype(like.dtype), pooled, embeddings)
 
-    def unpool(self, pooled: Any) -> Any:
+    def unpool(self, pooled: Payload) -> Payload:
         """The adjoint of `pool`: row i gets `m_i * pooled[slot of i]`, 0 if it is in no slot.
 
         `pooled` is an array or a pytree of arrays `(..., k, *features)`; each becomes `(..., n, *features)`

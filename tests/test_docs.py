@@ -6,17 +6,20 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 import shtopk
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts]
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 PUBLIC = [name for name in vars(shtopk) if not name.startswith("_")]
 FUNCTIONS = [name for name in PUBLIC if inspect.isfunction(getattr(shtopk, name))]
@@ -116,3 +119,38 @@ def test_the_version_is_said_once():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" not in project["project"]
     assert f"## [{shtopk.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {shtopk.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"version = {{{shtopk.__version__}}}" in README
+
+
+def test_the_readme_is_short_and_its_links_and_tests_exist():
+    assert README.count("\n") < 150
+    for link in re.findall(r"(?:\]\(|src=\"|srcset=\")(?!https:)([^)\"]+)", README):
+        assert (ROOT / link).exists(), link
+    for test, path in re.findall(r"\[`(test_\w+)`\]\((tests/test_\w+\.py)\)", README):
+        assert f"\ndef {test}(" in (ROOT / path).read_text(), test
+
+
+def test_the_readmes_figures_of_speed_are_those_of_the_docs():
+    table = README[README.index("how many times as long | lowest") :]
+    rows = table[: table.index("\n\n")].splitlines()[2:]
+    assert len(rows) == 3
+    for row in rows:
+        assert row in (ROOT / "docs" / "speed.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_shows_of_python_is_run_when_it_is_built(page):
+    # `{code-cell}` is run; a plain block of Python is only shown, and stands for other people's code.
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    assert all("torch" in block for block in blocks)
+
+
+def test_the_wheel_is_small_typed_and_without_tests(tmp_path):
+    if not (ROOT / "shtopk").exists():
+        pytest.skip("the package's sources are not here: the suite runs on an installed wheel")
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    assert Path(wheel).stat().st_size < 100_000
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "shtopk/py.typed" in names
+    assert {name.split("/")[0] for name in names} == {"shtopk", f"shtopk-{shtopk.__version__}.dist-info"}

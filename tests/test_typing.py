@@ -1,0 +1,28 @@
+"""What an editor is told of a call: `assert_type` is read by pyright, and does nothing when it runs."""
+
+from typing import assert_type
+
+import jax
+import jax.numpy as jnp
+
+import shtopk
+
+E, V = jnp.ones((8, 4)), jnp.arange(8.0)
+
+
+def test_what_goes_in_comes_out():
+    for call in (shtopk.topk, shtopk.hard_topk, shtopk.iterative_topk):
+        assert isinstance(call(E, V, 2), shtopk.TopK)
+    assert_type(shtopk.topk(E, V, 2).embeddings, jax.Array)
+    assert_type(shtopk.topk(E, V, 2).scores, jax.Array)
+    assert_type(shtopk.hard_topk({"a": E}, V, 2).embeddings, dict[str, jax.Array])
+    assert_type(shtopk.iterative_topk((E, E), V, 2).embeddings, tuple[jax.Array, jax.Array])
+
+
+def test_a_selections_arrays_are_arrays():
+    selection = shtopk.select(V, 2)
+    assert_type(selection, shtopk.Selection)
+    assert_type(selection.champions, jax.Array)
+    assert_type(selection.pool([E]), list[jax.Array])
+    assert_type(selection.unpool(selection.pool(E)), jax.Array)
+    assert_type(shtopk.topk_mask(V, 2), jax.Array)
