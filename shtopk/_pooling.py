@@ -36,8 +36,7 @@ from shtopk._sharding import alike, xla_splits
 # taken in two steps: so many terms at a time in one fused kernel, then a product of what is left with ones,
 # which nothing fuses with and which adds faster than a sum. (All three by measurement.)
 _TERMS = 32
-_LANES = 8  # the fewest partial sums of a row: a vector register full
-_MOST_ROWS = 2**31 - 1  # indices are int32
+_LANES, _MOST_ROWS = 8, 2**31 - 1  # the fewest partial sums of a row, a vector register full; int32's limit
 
 
 def pool(indices, weights, payload, dtype=None):
