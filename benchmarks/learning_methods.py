@@ -9,7 +9,7 @@ from jax import lax
 import shtopk
 from benchmarks import learning_peers as peers
 
-SOFT, SHARP = 0.5, 8.0  # the recipe's sharpness, first and last
+SOFT, SHARP, NOISE = 0.5, 16.0, 0.3  # the recipe's sharpness, first and last, and its noise at first
 
 
 class Method(NamedTuple):
@@ -28,22 +28,23 @@ def slots(out):
     return out.embeddings, jnp.ones(out.scores.shape)
 
 
-def standardised(scores):
-    """Scores in units of their spread over the batch, which is held constant."""
+def prepared(scores, at):
+    """Scores in units of their spread over the batch, held constant, with noise that fades; and the boost."""
     still = lax.stop_gradient(scores)
-    return (scores - still.mean()) / jnp.maximum(still.std(), 1e-6)
+    scores = (scores - still.mean()) / jnp.maximum(still.std(), 1e-6)
+    scores += NOISE * (1 - at.progress) * jax.random.normal(at.key, scores.shape)
+    return scores, shtopk.Scaled(annealed(SOFT, SHARP, at.progress))
 
 
 def recipe(embeddings, scores, k, at):
     """The documented recipe: every row weighed by the soft mask, soft at first and sharp at the end."""
-    boost = shtopk.Scaled(annealed(SOFT, SHARP, at.progress))
-    return embeddings, shtopk.topk_mask(standardised(scores), k, boost=boost, reseed=False)
+    scores, boost = prepared(scores, at)
+    return embeddings, shtopk.topk_mask(scores, k, boost=boost, reseed=False)
 
 
 def recipe_by_slots(embeddings, scores, k, at):
     """The same, the rows folded into k slots."""
-    boost = shtopk.Scaled(annealed(SOFT, SHARP, at.progress))
-    scores = standardised(scores)
+    scores, boost = prepared(scores, at)
     return slots(shtopk.topk(embeddings, scores, k, boost=boost, order="position", reseed=False))
 
 

@@ -20,7 +20,7 @@ ROWS = DEVICES["rows"]
 
 @pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="the guide imports it from where it now is")
 def test_the_guides_program_runs_and_learns():
-    program = "\n".join(re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL))
+    program = "\n".join(re.findall(r"```{code-cell}\n(.*?)```", GUIDE, flags=re.DOTALL))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     *steps, selection = done.stdout.splitlines()
     right = [float(line.split("right ")[1]) for line in steps]

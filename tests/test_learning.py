@@ -1,5 +1,6 @@
 """The training benchmark: what its tables say, its methods' laws, and that the docs show its committed results."""
 
+import re
 from pathlib import Path
 
 import jax
@@ -51,17 +52,29 @@ def test_steps_to_a_level_count_from_where_it_stays_above():
     assert learning_report.since([0.9, 0.1], 0.5) == float("inf")
 
 
-def test_every_task_and_method_was_measured_and_stayed_finite():
+def test_every_task_was_measured_and_ours_stayed_finite():
     assert set(RESULTS) == set(TASKS)
-    for result in RESULTS.values():
-        assert {row["method"] for row in result["rows"]} == set(METHODS)
+    for name, result in RESULTS.items():
+        measured = {row["method"] for row in result["rows"]}
+        # The docs say so: only some of the methods at 1024 patches.
+        assert measured == set(METHODS) if name != "digits-1024" else {"recipe", "attention"} < measured
         assert len(result["settings"]["seeds"]) >= 5
         for row in learning_report.summary(result):
-            if row["method"] in OURS:
-                assert row["finite"]
+            assert row["finite"] or row["method"] not in OURS
 
 
 def test_the_docs_of_training_show_the_committed_results():
     docs = (ROOT / "docs" / "training.md").read_text()
     assert "\n".join(learning_report.headline(RESULTS)) in docs
     assert (ROOT / "benchmarks" / "results" / "learning.md").read_text() == learning_report.text(RESULTS)
+
+
+def test_the_recipe_of_the_docs_is_the_one_measured():
+    docs = (ROOT / "docs" / "training.md").read_text()
+    names = {}
+    exec(re.search(r"```{code-cell}\n(.*?)```", docs, flags=re.DOTALL)[1], names)
+    scores = 3 * jax.random.normal(jax.random.key(3), (4, 32), jnp.float32) + 7
+    for progress in (0.0, 0.4, 1.0):
+        at = Moment(None, jnp.float32(progress), None, jax.random.key(5))
+        _, mask = METHODS["recipe"].choose(None, scores, 4, at)
+        np.testing.assert_allclose(names["soft_mask"](scores, 4, progress, at.key), mask, atol=1e-4)
