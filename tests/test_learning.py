@@ -78,3 +78,41 @@ def test_the_recipe_of_the_docs_is_the_one_measured():
         at = Moment(None, jnp.float32(progress), None, jax.random.key(5))
         _, mask = METHODS["recipe"].choose(None, scores, 4, at)
         np.testing.assert_allclose(names["soft_mask"](scores, 4, progress, at.key), mask, atol=1e-4)
+
+
+def test_what_the_docs_say_of_the_results():
+    rows = {
+        name: {s["method"]: s for s in learning_report.summary(result)} for name, result in RESULTS.items()
+    }
+    marked, copying, digits = (rows[name] for name in ("marked-tokens", "selective-copying", "digits-256"))
+    assert all(marked["recipe"]["worst"] > s["median"] for s in marked.values() if s["method"] not in OURS)
+    assert copying["recipe"]["worst"] == 1
+    assert 2 * copying["recipe"]["steps"] <= copying["threshold mask"]["steps"]
+    perfect = {name for name, s in copying.items() if s["worst"] == 1 and name not in OURS}
+    assert perfect == {"threshold mask"}
+    assert round(copying["recipe, by slots"]["mean"], 2) == 0.49
+    for name in rows:
+        if name.startswith("features"):
+            assert rows[name]["gated top k"]["mean"] - rows[name]["recipe"]["mean"] <= 0.011
+            peers = [s["mean"] for s in rows[name].values() if s["method"] not in OURS]
+            assert max(peers) == rows[name]["gated top k"]["mean"]
+    assert max(digits.values(), key=lambda s: s["mean"])["method"] == "attention"
+    assert (digits["attention"]["failed"], digits["recipe"]["failed"]) == (0, 3)
+    assert sum(s["failed"] == s["seeds"] for s in digits.values()) > len(digits) / 2
+    assert len(rows["digits-1024"]) == 7
+    assert all(round(s["mean"], 2) == 0.58 for s in rows["digits-1024"].values())
+    for name in rows:
+        for other in ("recipe, scores x 1000", "recipe, scores + 100"):
+            if other in rows[name]:
+                ours, scaled = rows[name]["recipe"], rows[name][other]
+                error = (ours["error"] ** 2 + scaled["error"] ** 2) ** 0.5
+                assert abs(ours["mean"] - scaled["mean"]) <= 2 * error + 1e-9
+    narrow, wide = "Relative, annealed, candidates=8k", "Relative, annealed"
+    for name in ("marked-tokens", "digits-256", "selective-copying"):
+        assert rows[name][narrow]["mean"] < rows[name][wide]["mean"]
+    last = {
+        name
+        for name, methods in rows.items()
+        if "Relative, straight-through" in sorted(methods, key=lambda m: methods[m]["mean"])[:5]
+    }
+    assert len(last - {"digits-1024"}) == 5
