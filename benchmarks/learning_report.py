@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks import records
-from benchmarks.learning_methods import OURS
+from benchmarks.learning_methods import METHODS, OURS
 from benchmarks.learning_tasks import TASKS
 
 HEAD = (
@@ -125,23 +125,27 @@ def text(results):
 
 def figure(results, path):
     """Score at hard evaluation, and gradient norm, over training; the mean of the seeds."""
-    columns = len(results)
-    fig, axes = plt.subplots(2, columns, figsize=(3.2 * columns, 6.5), squeeze=False, layout="constrained")
-    for (name, result), (top, bottom) in zip(results.items(), axes.T, strict=True):
-        for place, row in enumerate(result["rows"]):
+    across, down = 4, -(-len(results) // 4)
+    fig, axes = plt.subplots(
+        2 * down, across, figsize=(14, 6 * down + 1), squeeze=False, layout="constrained"
+    )
+    for place, (name, result) in enumerate(results.items()):
+        top, bottom = axes[2 * (place // across) :, place % across][:2]
+        for row in result["rows"]:
             ours = row["method"] in OURS
-            style = {"color": plt.cm.tab20(place % 20), "lw": 2.5 if row["method"] == "recipe" else 1}
-            style |= {"ls": "-" if ours else "--", "label": row["method"]}
+            style = {
+                "color": plt.cm.tab20(list(METHODS).index(row["method"]) % 20),
+                "ls": "-" if ours else "--",
+            }
+            style |= {"lw": 3 if row["method"] == "recipe" else 1.2, "label": row["method"]}
             steps = np.linspace(0, row["steps"], len(row["score"][0]) + 1)[1:]
             top.plot(steps, np.mean(row["score"], axis=0), **style)
             bottom.semilogy(steps, np.mean(row["gradient_norm"], axis=0), **style)
-        top.set(title=name)
-        bottom.set(xlabel="steps")
-    axes[0, 0].set(ylabel="score at hard evaluation")
-    axes[1, 0].set(ylabel="gradient norm")
+        top.set(title=name, ylabel="score at hard evaluation")
+        bottom.set(xlabel="steps", ylabel="gradient norm")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
-    fig.savefig(path, dpi=80)
+    fig.savefig(path, dpi=70)
     plt.close(fig)
 
 
