@@ -22,3 +22,10 @@ def x32():
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_end_with_their_module():
+    """A process may map so many pieces of memory (65530 on Linux), and every compiled program maps some."""
+    yield
+    jax.clear_caches()
