@@ -1,5 +1,6 @@
 """Every way to choose that the training benchmark compares, with the numbers each is tuned over."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,9 +16,9 @@ SOFT, SHARP, NOISE = 0.5, 16.0, 0.3  # the recipe's sharpness, first and last, a
 class Method(NamedTuple):
     """`choose` as in `learning_peers`; `hard_weights(scores (b, k), number, k)` at hard evaluation, 1 if None."""
 
-    choose: object
+    choose: Callable
     numbers: tuple
-    hard_weights: object = None
+    hard_weights: Callable | None = None
 
 
 def annealed(first, last, progress):

@@ -72,10 +72,10 @@ def test_the_docs_of_training_show_the_committed_results():
 def test_the_recipe_of_the_docs_is_the_one_measured():
     docs = (ROOT / "docs" / "training.md").read_text()
     names = {}
-    exec(re.search(r"```{code-cell}\n(.*?)```", docs, flags=re.DOTALL)[1], names)
+    exec(re.findall(r"```{code-cell}\n(.*?)```", docs, flags=re.DOTALL)[0], names)
     scores = 3 * jax.random.normal(jax.random.key(3), (4, 32), jnp.float32) + 7
     for progress in (0.0, 0.4, 1.0):
-        at = Moment(None, jnp.float32(progress), None, jax.random.key(5))
+        at = Moment(jnp.float32(1), jnp.float32(progress), jnp.float32(0), jax.random.key(5))
         _, mask = METHODS["recipe"].choose(None, scores, 4, at)
         np.testing.assert_allclose(names["soft_mask"](scores, 4, progress, at.key), mask, atol=1e-4)
 
