@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from benchmarks import learning_report, records
 from benchmarks.learning_methods import METHODS
-from benchmarks.learning_peers import Moment, best, rows
+from benchmarks.learning_peers import Moment, best
 from benchmarks.learning_tasks import TASKS
+from benchmarks.peers import rows
 
 RATES = (2e-3, 5e-3)
 SEGMENTS = 20  # evaluations over a run

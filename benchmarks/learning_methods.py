@@ -110,4 +110,4 @@ METHODS = {
     "iterative": Method(iterative(lambda at: at.number), (1.0, 3.0)),
     "iterative, annealed": Method(iterative(lambda at: annealed(0.1, at.number, at.progress)), (10.0, 50.0)),
 }
-OURS = [name for name, method in METHODS.items() if "recipe" in name or "Relative" in name or "Power" in name]
+OURS = [name for name in METHODS if "recipe" in name or "Relative" in name or "Power" in name]

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from benchmarks.peers import rows
+
 SAMPLES = 32  # of the perturbed top k
 
 
@@ -26,11 +28,6 @@ class Moment(NamedTuple):
 def best(scores, k):
     """Where the k best scores stand `(..., k)`, in the order of the input."""
     return jnp.sort(lax.top_k(lax.stop_gradient(scores), k)[1], axis=-1)
-
-
-def rows(x, index):
-    """The rows `index` `(b, k)` of `x` `(b, n, ...)`."""
-    return jax.vmap(lambda x, i: x[i])(x, index)
 
 
 def _forward_hard(embeddings, soft, index):

@@ -11,7 +11,7 @@ from jax import lax
 
 
 def rows(embeddings, index):
-    """The rows `index` `(batch, k)` of `embeddings` `(batch, n, d)`."""
+    """The rows `index` `(batch, k)` of `embeddings` `(batch, n, ...)`."""
     return jax.vmap(lambda e, i: e.at[i].get(mode="promise_in_bounds"))(embeddings, index)
 
 

@@ -26,12 +26,6 @@ def _half_gap(high, low):
     return 0.5 * high - 0.5 * low
 
 
-def _first(where):
-    """The place of the first live match, scalar; `argmax` is slower."""
-    entries = where.shape[0]
-    return jnp.min(jnp.where(where, jax.lax.iota(jnp.int32, entries), entries))
-
-
 @pytree("sharpness")
 @dataclass(frozen=True)
 class Scaled:
@@ -111,8 +105,12 @@ class Relative:
     def __call__(self, high: jax.Array, low: jax.Array, where: jax.Array) -> jax.Array:
         gap = _half_gap(high, low)
         size = jnp.abs(gap)
-        largest = self._largest(high, low, where)
-        unit = self._unit(size, where)
+        entries = gap.shape[0]
+        first = jnp.min(jnp.where(where, jax.lax.iota(jnp.int32, entries), entries))  # faster than argmax
+        # Half the largest score, which is an end of the first live match.
+        ends = jnp.stack([high.at[first].get(mode="clip"), low.at[first].get(mode="clip")])
+        largest = jnp.max(jnp.abs(0.5 * ends))
+        unit = self._unit(size, where, first)
         tie = jnp.maximum(unit, size) <= _ROUNDINGS * float(jnp.finfo(gap.dtype).eps) * largest
         # A unit far below this match's own gap saturates the sigmoid anyway. In a tie any unit gives w = 1/2,
         # and the largest score, or 1 for one below the range of normal numbers, keeps the gradient tame.
@@ -122,16 +120,8 @@ class Relative:
         sharpness = _checks.number("Relative.sharpness", self.sharpness, gap.dtype)
         return jax.nn.sigmoid(sharpness * (gap / unit))
 
-    @staticmethod
-    def _largest(high, low, where):
-        """Half the largest score, which is an end of the first live match; scalar."""
-        first = _first(where)
-        ends = jnp.stack([high.at[first].get(mode="clip"), low.at[first].get(mode="clip")])
-        return jnp.max(jnp.abs(0.5 * ends))
-
-    def _unit(self, gaps, where):
-        """The quantile of `gaps` `(h,)`, read by position among the live matches, scalar."""
-        first = _first(where)
+    def _unit(self, gaps, where, first):
+        """The quantile of `gaps` `(h,)`, read by position among the live matches from `first` on, scalar."""
         count = jnp.sum(where, dtype=jnp.int32)
         quantile = jnp.clip(_checks.number("Relative.quantile", self.quantile, gaps.dtype), 0, 1)
         position = quantile * (count - 1).astype(gaps.dtype)

@@ -53,9 +53,9 @@ def enter(scores, where, candidates, axis_name):
     Each sends its best `candidates` alone, as no other can be among the best of all. They stand in the order of the
     devices, tied ones in the order of their indices: a stable sort breaks ties as if no row were missing.
     """
-    if axis_name is None:
-        return Entry(scores, where, None)
     entry, rows = Entry(scores, where, None), scores.shape[0]
+    if axis_name is None:
+        return entry
     if candidates is not None and candidates < rows:
         best = seed_order(scores, where, candidates)
         indices = best + lax.axis_index(axis_name) * rows
