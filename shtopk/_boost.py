@@ -44,6 +44,7 @@ class Scaled:
     sharpness: jax.typing.ArrayLike
 
     def __call__(self, high: jax.Array, low: jax.Array, where: jax.Array) -> jax.Array:
+        high, low, where = _checks.matches(high, low, where)
         sharpness = _checks.number("Scaled.sharpness", self.sharpness, high.dtype)
         return jax.nn.sigmoid(2 * (sharpness * _half_gap(high, low)))
 
@@ -67,6 +68,7 @@ class Power:
     base: jax.typing.ArrayLike = 20.0
 
     def __call__(self, high: jax.Array, low: jax.Array, where: jax.Array) -> jax.Array:
+        high, low, where = _checks.matches(high, low, where)
         log_base = jnp.log(_checks.number("Power.base", self.base, high.dtype))
         limit = float(jnp.finfo(high.dtype).max)
         high = jnp.clip(high * log_base, -limit, limit)
@@ -103,6 +105,7 @@ class Relative:
     quantile: jax.typing.ArrayLike = 0.75
 
     def __call__(self, high: jax.Array, low: jax.Array, where: jax.Array) -> jax.Array:
+        high, low, where = _checks.matches(high, low, where)
         gap = _half_gap(high, low)
         size = jnp.abs(gap)
         entries = gap.shape[0]

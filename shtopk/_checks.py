@@ -194,6 +194,11 @@ def bare_number(name, value):
     return jnp.asarray(value) if hasattr(value, "__jax_array__") else value
 
 
+def matches(high, low, where):
+    """What a boost is called with: the scores of a match's two sides, and which matches are live."""
+    return _floating("high", high), _floating("low", low), _array("where", where)
+
+
 def win_weights(value, like):
     """What a boost returned, in the type and shape of the scores it was given."""
     value = _array("what boost returns", value)

@@ -151,6 +151,19 @@ def test_nccs():
         shtopk.nccs(E, E.astype(int))
 
 
+@pytest.mark.parametrize("boost", [shtopk.Scaled(2.0), shtopk.Power(), shtopk.Relative()])
+def test_boost_called_by_hand(boost):
+    """Whole numbers, too, are refused: the boost's own number would be cut to one."""
+    live = jnp.array([True, True])
+    call: Any = boost
+    with refused(TypeError, "high must be an array", "list", "jnp.asarray"):
+        call([2.0, 1.0], V[:2], live)
+    with refused(TypeError, "low must be floating point", "int", "astype"):
+        call(V[:2], jnp.array([1, 0]), live)
+    with refused(TypeError, "where must be an array", "NoneType", "jnp.asarray"):
+        call(V[:2], V[2:4], None)
+
+
 # What is handed over where an array is expected, and how the error calls it.
 NO_ARRAYS: list[tuple[Any, str]] = [
     ([1.0, 2.0], "list"),
