@@ -9,8 +9,9 @@ from jax import lax
 
 import shtopk
 from benchmarks import learning_peers as peers
+from benchmarks.frontier_boosts import FAMILIES
 
-SOFT, SHARP, NOISE = 0.5, 16.0, 0.3  # the recipe's sharpness, first and last, and its noise at first
+SOFT, SHARP, NOISE = 0.1, 100.0, 0.5  # the recipe's sharpness, first and last, and its noise at first
 
 
 class Method(NamedTuple):
@@ -29,29 +30,42 @@ def slots(out):
     return out.embeddings, jnp.ones(out.scores.shape)
 
 
-def prepared(scores, at):
-    """Scores in units of their spread over the batch, held constant, with noise that fades; and the boost."""
+def prepared(scores, at, noise=NOISE):
+    """Scores in units of their spread over the batch, held constant, with noise that fades."""
     still = lax.stop_gradient(scores)
     scores = (scores - still.mean()) / jnp.maximum(still.std(), 1e-6)
-    scores += NOISE * (1 - at.progress) * jax.random.normal(at.key, scores.shape)
-    return scores, shtopk.Scaled(annealed(SOFT, SHARP, at.progress))
+    return scores + noise * (1 - at.progress) * jax.random.normal(at.key, scores.shape)
 
 
-def recipe(embeddings, scores, k, at):
-    """The documented recipe: every row weighed by the soft mask, soft at first and sharp at the end."""
-    scores, boost = prepared(scores, at)
-    return embeddings, shtopk.topk_mask(scores, k, boost=boost, reseed=False)
+def recipe(boost=shtopk.Scaled, first=SOFT, last=SHARP, noise=NOISE, scale=1.0, shift=0.0):
+    """The documented recipe: every row weighed by the soft mask, soft at first and sharp at the end.
+
+    Or with one thing changed: a part of it, or the scores that come out of the network.
+    """
+
+    def choose(embeddings, scores, k, at):
+        scores = prepared(scale * scores + shift, at, noise)
+        sharpness = annealed(first, last, at.progress)
+        return embeddings, shtopk.topk_mask(scores, k, boost=boost(sharpness), reseed=False)
+
+    return choose
+
+
+def geometric(sharpness):
+    """The frontier's best compromise, against which `Relative` has to hold its own in training."""
+    return FAMILIES["geometric algebraic"][0](sharpness, 0.875)
 
 
 def recipe_by_slots(embeddings, scores, k, at):
     """The same, the rows folded into k slots."""
-    scores, boost = prepared(scores, at)
+    scores, boost = prepared(scores, at), shtopk.Scaled(annealed(SOFT, SHARP, at.progress))
     return slots(shtopk.topk(embeddings, scores, k, boost=boost, order="position", reseed=False))
 
 
-def rescaled(scale, shift):
-    """The recipe on scores that come out of the network at another scale."""
-    return lambda embeddings, scores, k, at: recipe(embeddings, scale * scores + shift, k, at)
+def threshold_by_recipe(embeddings, scores, k, at):
+    """The recipe around a peer's mask: how much of it is the operator's."""
+    temperature = 1 / annealed(SOFT, SHARP, at.progress)
+    return peers.threshold_mask(embeddings, prepared(scores, at), k, at._replace(number=temperature))
 
 
 def relative(sharpness, straight_through=False, narrow=None):
@@ -86,14 +100,18 @@ def iterative(alpha):
 
 
 def schedule(at):
-    return annealed(SOFT, at.number, at.progress)
+    return annealed(0.5, at.number, at.progress)
 
 
 METHODS = {
-    "recipe": Method(recipe, (1.0,)),
+    "recipe": Method(recipe(), (1.0,)),
     "recipe, by slots": Method(recipe_by_slots, (1.0,)),
-    "recipe, scores x 1000": Method(rescaled(1000.0, 0.0), (1.0,)),
-    "recipe, scores + 100": Method(rescaled(1.0, 100.0), (1.0,)),
+    "recipe, no noise": Method(recipe(noise=0.0), (1.0,)),
+    "recipe, 0.5 to 16": Method(recipe(first=0.5, last=16.0), (1.0,)),
+    "recipe, Relative": Method(recipe(shtopk.Relative, 0.05, 16.0), (1.0,)),
+    "recipe, geometric quantile": Method(recipe(geometric, 0.05, 16.0), (1.0,)),
+    "recipe, scores x 1000": Method(recipe(scale=1000.0), (1.0,)),
+    "recipe, scores + 100": Method(recipe(shift=100.0), (1.0,)),
     "Relative, fixed": Method(relative(lambda at: at.number), (2.0, 6.0)),
     "Relative, annealed": Method(relative(schedule), (8.0, 16.0)),
     "Relative, learned": Method(relative(lambda at: at.number * jnp.exp(at.learned)), (0.5, 2.0)),
@@ -106,6 +124,7 @@ METHODS = {
     "attention": Method(peers.attention, (0.3, 1.0), lambda v, number, k: k * jax.nn.softmax(v / number)),
     "softsort": Method(peers.softsort, (0.3, 1.0)),
     "threshold mask": Method(peers.threshold_mask, (0.3, 1.0)),
+    "threshold mask, by the recipe": Method(threshold_by_recipe, (1.0,)),
     "perturbed top k": Method(peers.perturbed, (0.3, 1.0)),
     "iterative": Method(iterative(lambda at: at.number), (1.0, 3.0)),
     "iterative, annealed": Method(iterative(lambda at: annealed(0.1, at.number, at.progress)), (10.0, 50.0)),

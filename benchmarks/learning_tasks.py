@@ -68,9 +68,21 @@ def splits():
     return list(example.load_splits())
 
 
+def alike(labels, index, each):
+    """Images `index` `(b, m)`, each followed by `each - 1` others of its label: `(b, m * each)`."""
+    order, count = jnp.argsort(labels), jnp.bincount(labels, length=10)
+    first, count = (jnp.cumsum(count) - count)[labels[index]], count[labels[index]]
+    shift = jnp.arange(each) * (count // each)[..., None]
+    place = (jnp.argsort(order)[index] - first)[..., None] + shift
+    return order[first[..., None] + place % count[..., None]].reshape(len(index), -1)
+
+
 @dataclass(frozen=True)
 class DigitsOnACanvas:
-    """Which of the ten digits are among the 8 on a canvas of n patches, the others clutter."""
+    """Which of the ten digits are among the k on a canvas of n patches, the others clutter.
+
+    8 labels are drawn, each shown by k / 8 images, so that larger canvases ask the same question.
+    """
 
     n: int = 256
     k: int = 8
@@ -83,7 +95,8 @@ class DigitsOnACanvas:
 
     def draw(self, key, batch, held_out):
         split, keys = splits()[int(held_out)], jax.random.split(key, 3)
-        digit = jax.random.randint(keys[0], (batch, self.k), 0, len(split.digits))
+        digit = jax.random.randint(keys[0], (batch, 8), 0, len(split.digits))
+        digit = alike(split.labels, digit, self.k // 8)
         clutter = jax.random.randint(keys[1], (batch, self.n - self.k), 0, len(split.clutter))
         patches = jnp.concatenate([split.digits[digit], split.clutter[clutter]], axis=1)
         right = jnp.broadcast_to(jnp.arange(self.n) < self.k, (batch, self.n))
@@ -169,7 +182,7 @@ class FeatureSelection(Classification):
 TASKS = {
     "marked-tokens": MarkedTokens(),
     "digits-256": DigitsOnACanvas(),
-    "digits-1024": DigitsOnACanvas(n=1024, batch=8, steps=500),
+    "digits-1024": DigitsOnACanvas(n=1024, k=32, batch=8, steps=1400),
     "selective-copying": SelectiveCopying(),
     "features-xor": FeatureSelection("xor", 2),
     "features-orange-skin": FeatureSelection("orange skin", 4),
