@@ -87,7 +87,7 @@ class DigitsOnACanvas:
     n: int = 256
     k: int = 8
     batch: int = 16
-    steps: int = 700
+    steps: int = 1400
     chance: float = 0.57
 
     def model(self):
@@ -182,7 +182,7 @@ class FeatureSelection(Classification):
 TASKS = {
     "marked-tokens": MarkedTokens(),
     "digits-256": DigitsOnACanvas(),
-    "digits-1024": DigitsOnACanvas(n=1024, k=32, batch=8, steps=1400),
+    "digits-1024": DigitsOnACanvas(n=1024, k=32, batch=8),
     "selective-copying": SelectiveCopying(),
     "features-xor": FeatureSelection("xor", 2),
     "features-orange-skin": FeatureSelection("orange skin", 4),
