@@ -59,8 +59,8 @@ def curve(axis, points, colour, label):
 
 
 def mark(axis, rows, key, reach, settings):
-    """The default so far and the one recommended."""
-    for name, marker in (("default", "o"), ("recommended", "*")):
+    """The default and the best compromise."""
+    for name, marker in (("default", "o"), ("compromise", "*")):
         for row in rows:
             if [row["family"], row["sharpness"], row["number"]] == settings[name]:
                 label = f"{name}: {row['family']}({row['sharpness']:g}, {row['number']:g})"
