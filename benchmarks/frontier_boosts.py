@@ -94,3 +94,6 @@ FAMILIES = {
     "algebraic": (_family(quantile, algebraic), (0.75, 0.875)),
     "geometric algebraic": (_family(geometric_quantile, algebraic), (0.875, 0.95, 0.97)),
 }
+
+# The best of them beside the default: family, sharpness, number.
+COMPROMISE = ("geometric algebraic", 4.0, 0.875)

@@ -9,7 +9,7 @@ from jax import lax
 
 import shtopk
 from benchmarks import learning_peers as peers
-from benchmarks.frontier_boosts import FAMILIES
+from benchmarks.frontier_boosts import COMPROMISE, FAMILIES
 
 SOFT, SHARP, NOISE = 0.1, 100.0, 0.5  # the recipe's sharpness, first and last, and its noise at first
 
@@ -53,7 +53,8 @@ def recipe(boost=shtopk.Scaled, first=SOFT, last=SHARP, noise=NOISE, scale=1.0, 
 
 def geometric(sharpness):
     """The frontier's best compromise, against which `Relative` has to hold its own in training."""
-    return FAMILIES["geometric algebraic"][0](sharpness, 0.875)
+    family, _, number = COMPROMISE
+    return FAMILIES[family][0](sharpness, number)
 
 
 def recipe_by_slots(embeddings, scores, k, at):

@@ -71,11 +71,14 @@ def test_the_docs_of_speed_show_the_committed_results():
 
 def test_what_the_docs_say_of_few_slots():
     cells = [row for row in speed_summary.large(SPEED["rows"]) if 8 <= row["k"] <= row["n"] // 16]
+    few = [row for row in cells if row["k"] <= 16]
+    longest = []
     for mode in ("forward", speed_summary.STEP):
         narrow = speed_summary.ratios(cells, "shtopk, candidates=4k", "softsort", mode)
         assert narrow and all(times < 1 for times, _ in narrow)
-        whole = speed_summary.ratios(cells, "shtopk, sort once", "softsort", mode)
-        assert max(times for times, row in whole if row["k"] <= 16) < 2.25
+        whole = speed_summary.ratios(few, "shtopk, sort once", "softsort", mode)
+        longest.append(max(times for times, _ in whole))
+    assert round(max(longest), 1) == 2.2
 
 
 def test_the_whole_of_speed_was_measured():
