@@ -8,6 +8,7 @@ BENCHMARKS = {
     "frontier": "quality against the reach of the gradient: where the default boost's numbers come from",
     "speed": "time, compile time and memory, beside the limits and the peers, over the paper's Figure 1",
     "learning": "what models learn through it and its peers: score at hard evaluation, recall, steps, failures",
+    "compiled": "kernels started and memory on a GPU or a TPU that is not there, from what is compiled for it",
     "devices": "bytes moved and memory on each of 1 to 64 devices, from compiled HLO",
 }
 
@@ -23,6 +24,8 @@ def main():
         if name == "learning":
             command.add_argument("--task", nargs="+", dest="tasks", help="these tasks only")
             command.add_argument("--method", nargs="+", dest="methods", help="these methods only")
+        if name == "compiled":
+            command.add_argument("--target", choices=("h100", "a100", "tpu"), help="this one only")
     arguments = vars(parser.parse_args())
     try:
         benchmark = importlib.import_module(f"benchmarks.{arguments.pop('name')}")

@@ -8,22 +8,61 @@ numbers: they may be traced, annealed or learned, and changing them compiles not
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from shtopk import _checks
 from shtopk._pytree import pytree
 
 # Ratios of gaps are held below this: far past saturation for any useful sharpness, far from overflow.
 _WIDEST_RATIO = 1e6
-# Gaps within so many roundings of the largest score are what is left of a tie after a few rounds.
-_ROUNDINGS = 64
+# A gap within so many roundings of its match's larger score is what is left of a tie after a few rounds.
+_ROUNDINGS = 4
+# A round whose quantile is wider than so many spreads of its better scores spans clusters, or padding.
+_CLUSTERS = 100
+
+
+def win_weights(boost, high, low, where, ends, first, half):
+    """The weights of `high` in a round's matches, of which `first` to `half - 1` are played, and contested `where`.
+
+    `high` and `low` are finite; `ends` holds the same two with what is not.
+    """
+    if isinstance(boost, Relative):  # reads gaps by position: what is known when tracing becomes a slice
+        return boost.win(high, low, boost.unit(*ends, first, half - first))
+    return _checks.win_weights(boost(high, low, where), high)
+
+
+def offset(boost, ranked, last):
+    """What to subtract from the scores `ranked` `(n,)`, best first, before the tournament: a scalar.
+
+    The score at position `last`, the worst of the k best. A difference of two floats of a size is exact, so that
+    scores far from 0 keep the digits that tell them apart. 0 if it is not finite, or if a boost reads more than gaps.
+    """
+    if not getattr(boost, "shift_free", False):
+        return jnp.zeros((), ranked.dtype)
+    pivot = lax.stop_gradient(_at(ranked, last))
+    return jnp.where(jnp.isfinite(pivot), pivot, 0)
+
+
+def _at(x, index):
+    """`x[index]`, a scalar; the nearest entry if there is none."""
+    if isinstance(index, int):
+        return x[min(max(index, 0), x.shape[0] - 1)]
+    return lax.dynamic_index_in_dim(x, jnp.clip(index, 0, x.shape[0] - 1), keepdims=False)
 
 
 def _half_gap(high, low):
     # Half of each first: the difference of two finite scores may overflow, half of it cannot.
     return 0.5 * high - 0.5 * low
+
+
+def _sharpness(name, value, dtype):
+    # An infinite sharpness is held within the range, so that a tie stays a tie: infinity times 0 is NaN.
+    most = float(jnp.finfo(dtype).max) ** 0.5
+    return jnp.clip(_checks.number(name, value, dtype), -most, most)
 
 
 @pytree("sharpness")
@@ -42,10 +81,11 @@ class Scaled:
     """
 
     sharpness: jax.typing.ArrayLike
+    shift_free: ClassVar[bool] = True
 
     def __call__(self, high: jax.Array, low: jax.Array, where: jax.Array) -> jax.Array:
         high, low, where = _checks.matches(high, low, where)
-        sharpness = _checks.number("Scaled.sharpness", self.sharpness, high.dtype)
+        sharpness = _sharpness("Scaled.sharpness", self.sharpness, high.dtype)
         return jax.nn.sigmoid(2 * (sharpness * _half_gap(high, low)))
 
 
@@ -77,7 +117,7 @@ class Power:
         # down to it together, which leaves no inf - inf, and are held constant, as the sigmoid there is.
         excess = jnp.maximum(jnp.maximum(high, low) - 60, 0)
         power_gap = jnp.exp(high - excess) - jnp.exp(low - excess)
-        return jax.nn.sigmoid(jnp.where(excess > 0, jax.lax.stop_gradient(power_gap), power_gap))
+        return jax.nn.sigmoid(jnp.where(excess > 0, lax.stop_gradient(power_gap), power_gap))
 
 
 @pytree("sharpness", "quantile")
@@ -87,9 +127,16 @@ class Relative:
 
     `w = sigmoid(C * (high - low) / g)`, where `g` is a quantile, linearly interpolated, of the gaps of the
     round's live matches counted from the widest, held constant under differentiation. Multiplying all
-    scores by a positive number or adding a number to them changes nothing. Gaps are read where they stand:
-    they come sorted out of a sorted round, and nearly so under `reseed=False`. Where `g` is 0, tied scores
-    share evenly and any others are decided outright; gaps within 64 roundings of the largest score are ties.
+    scores by a positive number or adding a number to them changes nothing.
+
+    A round may span clusters: most of its matches are between rows and finite padding, say, and the quantile is the
+    distance to the padding. If the gap there is wider than 100 times the spread between an eighth and a half of the
+    way down the better sides (in a round of fewer than 16 matches also: 100 times the gap at half the quantile's
+    depth from the narrowest), that spread, or that gap, is `g`. Matches across clusters are then decided outright.
+
+    Gaps are read where they stand: they come sorted out of a sorted round, and nearly so under `reseed=False`. A gap
+    within 4 roundings of its match's larger score is a tie. Where `g` is 0, tied scores share evenly and any others
+    are decided outright.
 
     Attributes:
       sharpness: `C >= 0`, scalar, without unit. Anneal it upwards to go from soft to hard.
@@ -103,34 +150,43 @@ class Relative:
 
     sharpness: jax.typing.ArrayLike = 6.0
     quantile: jax.typing.ArrayLike = 0.75
+    shift_free: ClassVar[bool] = True
 
     def __call__(self, high: jax.Array, low: jax.Array, where: jax.Array) -> jax.Array:
         high, low, where = _checks.matches(high, low, where)
-        gap = _half_gap(high, low)
-        size = jnp.abs(gap)
-        entries = gap.shape[0]
-        first = jnp.min(jnp.where(where, jax.lax.iota(jnp.int32, entries), entries))  # faster than argmax
-        # Half the largest score, which is an end of the first live match.
-        ends = jnp.stack([high.at[first].get(mode="clip"), low.at[first].get(mode="clip")])
-        largest = jnp.max(jnp.abs(0.5 * ends))
-        unit = self._unit(size, where, first)
-        tie = jnp.maximum(unit, size) <= _ROUNDINGS * float(jnp.finfo(gap.dtype).eps) * largest
-        # A unit far below this match's own gap saturates the sigmoid anyway. In a tie any unit gives w = 1/2,
-        # and the largest score, or 1 for one below the range of normal numbers, keeps the gradient tame.
-        unit = jnp.where(tie, largest, jnp.maximum(unit, size / _WIDEST_RATIO))
-        tiny = float(jnp.finfo(gap.dtype).tiny) * 2**24
-        unit = jax.lax.stop_gradient(jnp.where(unit > tiny, unit, 1))
-        sharpness = _checks.number("Relative.sharpness", self.sharpness, gap.dtype)
-        return jax.nn.sigmoid(sharpness * (gap / unit))
+        entries = high.shape[0]
+        first = jnp.min(jnp.where(where, lax.iota(jnp.int32, entries), entries))  # faster than argmax
+        return self.win(high, low, self.unit(high, low, first, jnp.sum(where, dtype=jnp.int32)))
 
-    def _unit(self, gaps, where, first):
-        """The quantile of `gaps` `(h,)`, read by position among the live matches from `first` on, scalar."""
-        count = jnp.sum(where, dtype=jnp.int32)
-        quantile = jnp.clip(_checks.number("Relative.quantile", self.quantile, gaps.dtype), 0, 1)
-        position = quantile * (count - 1).astype(gaps.dtype)
-        below = jnp.floor(position)
-        part = position - below
-        index = first + below.astype(first.dtype)
-        ends = jnp.stack([index, jnp.minimum(index + 1, first + count - 1)])
-        wide, narrow = gaps.at[ends].get(mode="clip")
-        return (1 - part) * wide + part * narrow
+    def win(self, high, low, unit):
+        """The weights `(h,)` of `high` for half a unit, a scalar."""
+        gap = _half_gap(high, low)
+        size, larger = jnp.abs(gap), 0.5 * jnp.maximum(jnp.abs(high), jnp.abs(low))
+        tie = jnp.maximum(unit, size) <= _ROUNDINGS * float(jnp.finfo(gap.dtype).eps) * larger
+        # A unit far below this match's own gap saturates the sigmoid anyway. In a tie any unit gives w = 1/2,
+        # and the larger score, or 1 for one below the range of normal numbers, keeps the gradient tame.
+        unit = jnp.where(tie, larger, jnp.maximum(unit, size / _WIDEST_RATIO))
+        tiny = float(jnp.finfo(gap.dtype).tiny) * 2**24
+        unit = lax.stop_gradient(jnp.where(unit > tiny, unit, 1))
+        return jax.nn.sigmoid(_sharpness("Relative.sharpness", self.sharpness, gap.dtype) * (gap / unit))
+
+    def unit(self, high, low, first, count):
+        """Half the unit `g` of the `count` live matches from `first` on, ints or traced: a scalar."""
+        last = first + count - 1
+
+        def gap(depth):
+            """Half the gap so many matches above the narrowest."""
+            return jnp.abs(_half_gap(_at(high, last - depth), _at(low, last - depth)))
+
+        quantile = jnp.clip(_checks.number("Relative.quantile", self.quantile, high.dtype), 0, 1)
+        position = (1 - quantile) * jnp.asarray(count - 1, high.dtype)
+        depth = jnp.floor(position).astype(jnp.int32)
+        part, wide = position - jnp.floor(position), gap(jnp.minimum(depth + 1, last - first))
+        unit = (1 - part) * gap(depth) + part * wide
+
+        spread = jnp.abs(_half_gap(_at(high, first + count // 8), _at(high, first + count // 2)))
+        if not isinstance(count, int) or count < 16:
+            inner = gap(depth // 2)
+            spread = jnp.where((inner > 0) & (count < 16), jnp.minimum(inner, spread), spread)  # 0 if all tie
+        unit = jnp.where((spread > 0) & (wide > _CLUSTERS * spread), spread, unit)
+        return jnp.where(unit < jnp.inf, unit, float(jnp.finfo(high.dtype).max))

@@ -9,6 +9,9 @@ from jax import lax
 from jax.core import Tracer
 
 
+_MOST_CANDIDATES = 2**30  # the bracket's width, up to 2n, is counted in int32
+
+
 def _array(name, value):
     """`value` as an array, under the rule of `jax.numpy`: arrays and scalars, no lists."""
     if not _is_arraylike(value):
@@ -47,6 +50,16 @@ def scores(value):
         )
     if value.shape[-1] == 0:
         raise ValueError(f"scores has shape {value.shape}, so n = 0: there is nothing to select from")
+    if not isinstance(value.shape[-1], int):
+        raise ValueError(
+            f"scores has shape {value.shape}, and n = {value.shape[-1]} must be a number when tracing, because it sets the "
+            "rounds; export with a symbolic batch alone, and pad n with where="
+        )
+    if value.shape[-1] > _MOST_CANDIDATES:
+        raise ValueError(
+            f"scores has shape {value.shape}, so n is above {_MOST_CANDIDATES}, the limit of int32 indices; "
+            "select in parts first, the best k of each"
+        )
     return value
 
 
@@ -92,14 +105,15 @@ def k(value, n):
     return static_int("k", value, 1, n, "1 <= k <= n")
 
 
-def traced_k(value):
-    """A scalar integer array, for `topk_mask` alone."""
+def traced_k(value, n):
+    """A scalar integer array, for `topk_mask` alone: int32, and 0 in place of a number out of range."""
     if value.ndim or not jnp.issubdtype(value.dtype, jnp.integer):
         raise TypeError(
             f"k must be an int or a scalar integer array, got shape {value.shape} and dtype "
             f"{value.dtype}; for a different k per row use jax.vmap over scores and k"
         )
-    return value
+    # Before the cast, in which a larger number would wrap into the range.
+    return jnp.where((value >= 1) & (value <= min(n, jnp.iinfo(value.dtype).max)), value, 0).astype(jnp.int32)
 
 
 def candidates(value, k, n):

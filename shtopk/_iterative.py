@@ -6,9 +6,9 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from shtopk import _checks
-from shtopk._lift import lift
+from shtopk._jit import compiled, over_rows
 from shtopk._operator import TopK
-from shtopk._precision import wide
+from shtopk._precision import accumulation_dtype
 from shtopk._select import Payload
 
 
@@ -57,18 +57,26 @@ def iterative_topk(
         embeddings,
         scores,
         where,
-        axes=scores.ndim - 1,
-        shared=(_checks.bare_number("alpha", alpha),),
+        _checks.bare_number("alpha", alpha),
         k=_checks.k(k, scores.shape[-1]),
         normalizer=normalizer,
     )
 
 
-@lift("k", "normalizer")
+@compiled("k", "normalizer")
 def _iterative(embeddings, scores, where, alpha, *, k, normalizer):
+    """`iterative_topk` for checked arguments."""
+
+    def row(embeddings, scores, where):
+        return _iterative_row(embeddings, scores, where, alpha, k, normalizer)
+
+    return over_rows(row, scores.ndim - 1)(embeddings, scores, where)
+
+
+def _iterative_row(embeddings, scores, where, alpha, k, normalizer):
     """`iterative_topk` for one row of scores `(n,)`."""
     n = scores.shape[0]
-    v = scores.astype(wide(scores.dtype))
+    v = scores.astype(accumulation_dtype(scores.dtype))
     alpha = _checks.number("alpha", alpha, v.dtype)
     everyone = jnp.ones(n, bool) if where is None else where
 
@@ -84,7 +92,7 @@ def _iterative(embeddings, scores, where, alpha, *, k, normalizer):
     live = lax.iota(jnp.int32, k) < jnp.sum(everyone, dtype=jnp.int32)
 
     def pool(leaf):
-        dtype = wide(leaf.dtype, v.dtype)
+        dtype = accumulation_dtype(leaf.dtype, v.dtype)
         rows = jnp.where(_column(everyone, leaf), leaf, 0).astype(dtype)
         pooled = jnp.tensordot(weights.astype(dtype), rows, 1, precision=lax.Precision.HIGHEST)
         return jnp.where(_column(live, pooled), pooled, 0).astype(leaf.dtype)
@@ -105,9 +113,9 @@ def _peaked_softmax(v, left, winner, alpha, normalizer):
     limit = 0.5 * float(jnp.finfo(v.dtype).max) ** 0.5
     gap = jnp.clip(gap, -limit, limit)
     terms = jnp.where(near, jnp.exp(-alpha * gap**2), 0)
-    total = jnp.sum(terms)
-    if normalizer == "paper":
-        total = total - terms[winner]
+    # The others' terms are added up by themselves: the sum of all, less the winner's, would cancel.
+    others = jnp.where(lax.iota(winner.dtype, v.shape[0]) == winner, 0, terms)
+    total = jnp.sum(others if normalizer == "paper" else terms)
     return terms / jnp.where(jnp.any(left), total, 1)
 
 

@@ -8,11 +8,11 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from shtopk import _checks, _rounds, _sharding
-from shtopk._boost import Relative
-from shtopk._lift import lift
-from shtopk._precision import wide
-from shtopk._seeding import seed_order
-from shtopk._select import count, gather, select_row
+from shtopk._boost import Relative, offset
+from shtopk._jit import compiled, over_rows
+from shtopk._precision import accumulation_dtype
+from shtopk._seeding import permuted, permuted_back, seed_order
+from shtopk._select import centred, count, tournament
 
 
 def topk_mask(
@@ -20,7 +20,7 @@ def topk_mask(
     k: int | jax.Array,
     *,
     boost: Any = Relative(),  # noqa: B008 (frozen, so sharing it is safe)
-    reseed: bool = True,
+    reseed: bool = False,
     where: ArrayLike | None = None,
     axis_name: Any = None,
 ) -> jax.Array:
@@ -49,45 +49,47 @@ def topk_mask(
     """
     scores = _checks.scores(scores)
     where = _checks.where(where, scores.shape)
-    options = {
-        "axes": scores.ndim - 1,
-        "shared": (_checks.boost(boost),),
-        "reseed": _checks.flag("reseed", reseed),
-        "axis_name": axis_name,
-    }
+    boost = _checks.boost(boost)
+    options = {"reseed": _checks.flag("reseed", reseed), "axis_name": axis_name}
     n = scores.shape[-1] * _checks.devices(axis_name)
     if isinstance(k, jax.Array):
-        ks = jnp.broadcast_to(_checks.traced_k(k), scores.shape[:-1])
-        return _mask_of_traced_k(scores, where, ks, **options)
-    return _mask(scores, where, k=_checks.k(k, n), **options)
+        ks = jnp.broadcast_to(_checks.traced_k(k, n), scores.shape[:-1])
+        return _mask_of_traced_k(scores, where, ks, boost, **options)
+    return _mask(scores, where, boost, k=_checks.k(k, n), **options)
 
 
-@lift("k", "reseed", "axis_name")
+@compiled("k", "reseed", "axis_name")
 def _mask(scores, where, boost, *, k, reseed, axis_name):
-    """`topk_mask` for one row of scores `(n,)` and a static k."""
-    entry = _sharding.enter(scores, where, None, axis_name)
-    options = {"k": k, "reseed": reseed, "candidates": None, "axis_name": axis_name}
-    return select_row(entry, boost, rows=scores.shape[0], **options).mask()
+    """`topk_mask` for a static k."""
+    return tournament(scores, where, boost, k, reseed, None, axis_name)[0].mask()
 
 
-@lift("reseed", "axis_name")
+@compiled("reseed", "axis_name")
 def _mask_of_traced_k(scores, where, k, boost, *, reseed, axis_name):
-    """`topk_mask` for one row of scores `(n,)` and one traced k: every round in the loop."""
+    """`topk_mask` for a traced k `(...)`."""
+
+    def row(scores, where, k):
+        return _row_of_traced_k(scores, where, k, boost, reseed, _sharding.over(axis_name))
+
+    return over_rows(row, scores.ndim - 1)(scores, where, k)
+
+
+def _row_of_traced_k(scores, where, k, boost, reseed, devices):
+    """The mask of one row of scores `(n,)` and one traced k: every round in the loop."""
     rows = scores.shape[0]
-    scores, where, _ = _sharding.enter(scores, where, None, axis_name)
+    scores, where, _ = devices.enter(scores, where, None)
     n = scores.shape[0]
-    v = scores.astype(wide(scores.dtype))
-    k = k.astype(jnp.int32)
-    order = seed_order(v, where)
+    order = seed_order(scores, where)
     live = jnp.int32(n) if where is None else count(where, n)
+    ranked = permuted(scores.astype(accumulation_dtype(scores.dtype)), order)
+    ranked = centred(ranked, offset(boost, ranked, jnp.minimum(k, live) - 1))
     # Survivors of each round: k * 2^r, down to k. Rounds with more than n to survive change nothing;
     # theirs is cut to n before it can overflow.
     power = jnp.arange(max(1, _rounds.round_count(n, 1)), dtype=jnp.int32)[::-1]
-    targets = jnp.where(k > (n >> power), n, k << power)
-    _, survivors, wins, orders = _rounds.loop_up(gather(v, order), live, targets, boost, reseed)
+    halves = jnp.where(k > (n >> power), n, k << power)
+    _, survivors, wins, orders = _rounds.loop_up(ranked, live, halves, boost, reseed)
     slots = lax.iota(jnp.int32, n) < jnp.minimum(survivors, k)
-    weights, _ = _rounds.loop_down(slots.astype(v.dtype), targets, wins, orders)
+    weights, _ = _rounds.loop_down(slots.astype(ranked.dtype), halves, wins, orders)
     weights = jnp.where(lax.iota(jnp.int32, n) < live, weights, 0)
-    mask = jnp.zeros(n, v.dtype).at[order].set(weights, unique_indices=True)
-    mask = _sharding.part(mask, rows, axis_name)
-    return jnp.where((k >= 1) & (k <= n), mask, jnp.nan).astype(scores.dtype)
+    mask = devices.part(permuted_back((weights,), order)[0], rows)
+    return jnp.where(k > 0, mask, jnp.nan).astype(scores.dtype)

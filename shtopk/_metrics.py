@@ -6,7 +6,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from shtopk import _checks
-from shtopk._precision import wide
+from shtopk._precision import accumulation_dtype
 
 
 def nccs(reference: ArrayLike, approximation: ArrayLike) -> jax.Array:
@@ -29,7 +29,7 @@ def nccs(reference: ArrayLike, approximation: ArrayLike) -> jax.Array:
     '0.854'
     """
     reference, approximation = _checks.same_vectors(reference, approximation)
-    dtype = wide(reference.dtype, approximation.dtype)
+    dtype = accumulation_dtype(reference.dtype, approximation.dtype)
     y, yhat = _directions(reference.astype(dtype)), _directions(approximation.astype(dtype))
     cosines = jnp.einsum("...id,...jd->...ij", y, yhat, precision=lax.Precision.HIGHEST)
     return jnp.mean(jnp.max(cosines, axis=-1), axis=-1)

@@ -8,9 +8,9 @@ from jax.typing import ArrayLike
 
 from shtopk import _checks, _sharding
 from shtopk._boost import Relative
-from shtopk._lift import lift
+from shtopk._jit import compiled, over_rows
 from shtopk._seeding import seed_order
-from shtopk._select import Payload, select_row, sums
+from shtopk._select import Payload, sums, tournament
 
 _ORDERS = ("score", "position")
 
@@ -33,7 +33,7 @@ def topk(
     k: int,
     *,
     boost: Any = Relative(),  # noqa: B008 (frozen, so sharing it is safe)
-    reseed: bool = True,
+    reseed: bool = False,
     where: ArrayLike | None = None,
     candidates: int | None = None,
     straight_through: bool = False,
@@ -58,8 +58,8 @@ def topk(
       boost: how much of a match its better side takes, called as `boost(high, low, where) -> w`: `Relative`
         (free of the scores' scale), `Scaled`, `Power`, or your own function. A boost that is a pytree has
         its numbers traced and compiles once; a plain function is traced at every call outside of `jit`.
-      reseed: sort the survivors again before every round (Algorithm 2 to the letter). False sorts once:
-        faster, and of the same quality.
+      reseed: sort the survivors again before every round (Algorithm 2 to the letter). False sorts once, at the
+        start: faster, and of the same quality.
       where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus
         slots are rows of zeros with score -inf.
       candidates: static int, `k <= candidates <= n`: only so many of the best scores enter; the other rows
@@ -93,8 +93,7 @@ def topk(
         embeddings,
         scores,
         where,
-        axes=scores.ndim - 1,
-        shared=(_checks.boost(boost),),
+        _checks.boost(boost),
         k=k,
         reseed=_checks.flag("reseed", reseed),
         candidates=_checks.candidates(candidates, k, scores.shape[-1] * devices),
@@ -134,7 +133,7 @@ def hard_topk(
     [[1.0], [3.0]]
     """
     scores, embeddings, where, k = _checked(embeddings, scores, k, where, order)
-    return _hard(embeddings, scores, where, axes=scores.ndim - 1, k=k, order=order)
+    return _hard(embeddings, scores, where, k=k, order=order)
 
 
 def _checked(embeddings, scores, k, where, order, devices=1):
@@ -145,45 +144,61 @@ def _checked(embeddings, scores, k, where, order, devices=1):
     return scores, embeddings, where, _checks.k(k, scores.shape[-1] * devices)
 
 
-@lift("k", "reseed", "candidates", "straight_through", "order", "axis_name")
-def _topk(embeddings, scores, where, boost, *, straight_through, order, axis_name, **options):
-    """`topk` for one row of scores `(n,)`, or for this device's share of one."""
-    entry = _sharding.enter(scores, where, options["candidates"], axis_name)
-    selection = select_row(entry, boost, rows=scores.shape[0], axis_name=axis_name, **options)
+@compiled("k", "reseed", "candidates", "straight_through", "order", "axis_name")
+def _topk(
+    embeddings, scores, where, boost, *, k, reseed, candidates, straight_through, order, axis_name
+):
+    """`topk` for checked arguments: select, pool."""
+    devices, axes = _sharding.over(axis_name), scores.ndim - 1
+    selection, entry = tournament(scores, where, boost, k, reseed, candidates, axis_name)
     if order == "position":
-        taken = jnp.any(selection.weights != 0, axis=-1)
-        rank = _by_position(selection.champions, taken)
-        selection = jax.tree.map(lambda x: x[rank], selection)
+        selection = over_rows(_in_order_of_position, axes)(selection)
     out = TopK(sums(selection, embeddings), selection.scores)
     if straight_through:
-        hard = _hard_row(embeddings, entry, k=options["k"], order=order, axis_name=axis_name)
+        hard = _hard_rows(embeddings, entry, k, order, devices, axes)
         out = jax.tree.map(lambda hard, soft: _value_of(hard.astype(soft.dtype), soft), hard, out)
-    out = _sharding.total(TopK(out.embeddings, _sharding.once(out.scores, axis_name)), axis_name)
+    out = TopK(devices.total(out.embeddings), devices.replicate(out.scores))
     return jax.tree.map(lambda x, like: x.astype(like.dtype), out, TopK(embeddings, scores))
 
 
-@lift("k", "order")
+def _in_order_of_position(selection):
+    """The same selection of one row of scores, its slots in the order of their champions."""
+    k, members = selection.indices.shape
+    taken = jnp.any(selection.weights != 0, axis=-1)
+    rank = _by_position(selection.champions, taken)
+    new = jnp.zeros(k, jnp.int32).at[rank].set(jax.lax.iota(jnp.int32, k), unique_indices=True)
+    slot, member = selection.places // members, selection.places % members
+    places = jnp.where(slot < k, new.at[slot].get(mode="clip") * members + member, selection.places)
+    slots = (selection.indices, selection.weights, selection.scores)
+    return type(selection)(*(x[rank] for x in slots), places, selection.axis_name)
+
+
+@compiled("k", "order")
 def _hard(embeddings, scores, where, *, k, order):
-    """`hard_topk` for one row of scores `(n,)`."""
+    """`hard_topk` for checked arguments."""
     entry = _sharding.Entry(scores, where, None)
-    return _hard_row(embeddings, entry, k=k, order=order, axis_name=None)
+    return _hard_rows(embeddings, entry, k, order, _sharding.Whole(), scores.ndim - 1)
 
 
-def _hard_row(embeddings, entry, *, k, order, axis_name):
+def _hard_rows(embeddings, entry, k, order, devices, axes):
     """The best k of the rows that enter: those held here, zeros for the others; and all their scores."""
-    best = seed_order(entry.scores, entry.where, k)
-    live = jnp.ones(k, bool) if entry.where is None else entry.where[best]
-    index = best if entry.indices is None else entry.indices[best]
-    if order == "position":
-        rank = _by_position(index, live)
-        best, live, index = best[rank], live[rank], index[rank]
 
-    def rows(leaf):
-        local, own = _sharding.held(index, leaf.shape[0], axis_name)
-        kept = (live & own).reshape((k,) + (1,) * (leaf.ndim - 1))
-        return jnp.where(kept, leaf[local], jnp.zeros((), leaf.dtype))
+    def row(embeddings, entry):
+        best = seed_order(entry.scores, entry.where, k)
+        live = jnp.ones(k, bool) if entry.where is None else entry.where[best]
+        index = best if entry.indices is None else entry.indices[best]
+        if order == "position":
+            rank = _by_position(index, live)
+            best, live, index = best[rank], live[rank], index[rank]
 
-    return TopK(jax.tree.map(rows, embeddings), jnp.where(live, entry.scores[best], -jnp.inf))
+        def rows(leaf):
+            local, own = devices.held(index, leaf.shape[0])
+            kept = (live & own).reshape((k,) + (1,) * (leaf.ndim - 1))
+            return jnp.where(kept, leaf[local], jnp.zeros((), leaf.dtype))
+
+        return TopK(jax.tree.map(rows, embeddings), jnp.where(live, entry.scores[best], -jnp.inf))
+
+    return over_rows(row, axes)(embeddings, entry)
 
 
 def _by_position(index, live):

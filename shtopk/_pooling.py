@@ -1,25 +1,25 @@
 """Weighted pooling of the payload: three bilinear operations, each the others' derivative.
 
-Slot s has members `indices[s, j]` with weights `weights[s, j]`. Write `E` for the payload `(n, d)` and `G` for
-anything of the slots' shape `(k, d)`. The three are
+Slot s has members `indices[s, j]` with weights `weights[s, j]`, and row i stands at `places[i] = s * M + j`, or at
+k * M if it is in no slot. Write `E` for the payload `(n, d)` and `G` for anything of the slots' shape `(k, d)`. The three are
 
-    pool(w, E)[s]    = sum_j w[s, j] * E[indices[s, j]]                           (k, d)
-    spread(w, G)[i]  = sum of w[s, j] * G[s] over all (s, j) with indices[s, j] = i  (n, d)
-    dots(E, G)[s, j] = <E[indices[s, j]], G[s]>                                    (k, M)
+    pool(w, E)[s]    = sum_j w[s, j] * E[indices[s, j]]      (k, d)
+    spread(w, G)[i]  = w[s, j] * G[s] with s, j = places[i]   (n, d)
+    dots(E, G)[s, j] = <E[indices[s, j]], G[s]>                (k, M)
 
 Derivation of their rules. Take the scalar `<G, pool(w, E)> = sum_sj w[s, j] * <E[indices[s, j]], G[s]>`. It is
 linear in each of `w`, `E` and `G`, and it can be read three ways: `<G, pool(w, E)>`, `<E, spread(w, G)>`, or
 `<w, dots(E, G)>`. So the transpose of any one operation with respect to one of its arguments is one of the
 other two. Each operation is bilinear, hence its derivative is the product rule, `d f(x, y) = f(dx, y) + f(x, dy)`.
 As primitives with just these rules they have forward and reverse mode to every order, and the backward
-pass keeps nothing but `indices`, `w` and `E`: no array of size n*d, none of size n*k.
+pass keeps nothing but `indices`, `places`, `w` and `E`: no array of size n*d, none of size n*k.
 
 Within a row of scores a candidate is a member of one slot, once; a bye repeats a member of its own slot with
-weight 0. A weight of exactly 0 takes no part: not even a NaN in its payload row is seen.
+weight 0. A weight of exactly 0 takes no part: a NaN in its payload row reaches no slot.
 """
 
 import math
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 
 import jax
@@ -28,105 +28,127 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from shtopk._barrier import settled
-from shtopk._precision import wide
-from shtopk._sharding import alike, xla_splits
+from shtopk._precision import accumulation_dtype
+from shtopk._sharding import match_varying_axes, xla_splits
 
-# On CPU, XLA fuses gathers into a sum of terms at the speed of memory, but not into a reduction. So sums are
-# taken in two steps: so many terms at a time in one fused kernel, then a product of what is left with ones,
-# which nothing fuses with and which adds faster than a sum. (All three by measurement.)
+# XLA fuses gathers into a sum of terms at the speed of memory, but not into a reduction. So sums are taken in two
+# steps: so many terms at a time in one fused kernel, then the sum of what is left. (By measurement, on CPU; compiled for
+# an H100, a reduction of gathered rows copies the payload.)
 _TERMS = 32
 _LANES, _MOST_ROWS = 8, 2**31 - 1  # the fewest partial sums of a row, a vector register full; int32's limit
 
 
-def pool(indices, weights, payload, dtype=None):
-    """Slots `(..., k, d)` in `dtype`, that of `payload` `(..., n, d)`; `indices`, `weights` `(..., k, M)`."""
-    return _bind(_pool_p, indices, weights, payload, payload.shape[-2], dtype or payload.dtype)
+def pool(members, weights, payload, dtype=None):
+    """Slots `(..., k, d)` in `dtype`, that of `payload` `(..., n, d)`; `weights` `(..., k, M)`."""
+    return _bind(_pool_p, members, weights, payload, dtype or payload.dtype)
 
 
-def spread(indices, weights, slots, rows):
-    """Rows `(..., n, d)`, n = `rows`, in the dtype of `slots` `(..., k, d)`."""
-    return _bind(_spread_p, indices, weights, slots, rows, slots.dtype)
+def spread(members, weights, slots):
+    """Rows `(..., n, d)` in the dtype of `slots` `(..., k, d)`."""
+    return _bind(_spread_p, members, weights, slots, slots.dtype)
 
 
-def dots(indices, payload, slots):
+def dots(members, payload, slots):
     """Weights `(..., k, M)` in the dtype of `slots`; `payload` `(..., n, d)`, `slots` `(..., k, d)`."""
-    return _bind(_dots_p, indices, payload, slots, payload.shape[-2], slots.dtype)
+    return _bind(_dots_p, members, payload, slots, slots.dtype)
 
 
-def _bind(primitive, indices, x, y, rows, dtype):
-    return primitive.bind(*alike(indices, x, y), rows=rows, dtype=dtype)
+def _bind(primitive, members, x, y, dtype):
+    """`members` is the pair of `indices` `(..., k, M)` and `places` `(..., n)`."""
+    return primitive.bind(*match_varying_axes(*members, x, y), dtype=dtype)
 
 
 def _take(rows, index):
     return rows.at[index].get(mode="promise_in_bounds")
 
 
-def _present(weights, x):
-    """`x`, and 0 where `weights`, of one axis less, is 0."""
-    return jnp.where(weights[..., None] == 0, jnp.zeros_like(x), x)
+def _materialize(x, indices):
+    """On CPU: `x`, computed before it is read: what comes out of a branch joins no other kernel.
 
-
-def _slot_of(indices, rows):
-    """Each row's slot `(n,)`; 0 for rows that are nobody's member."""
-    slot = lax.broadcasted_iota(jnp.int32, indices.shape, 0)
-    return jnp.zeros(rows, jnp.int32).at[indices].set(slot, mode="promise_in_bounds")
-
-
-def _weight_of(indices, weights, rows):
-    """Each row's weight `(n,)`; 0 for rows that are nobody's member."""
-    return jnp.zeros(rows, weights.dtype).at[indices].add(weights, mode="promise_in_bounds")
-
-
-def _pool_members(indices, weights, payload, *, rows, dtype):
-    """One fused gather, product and sum: no copy of the payload where gathers fuse (GPU, TPU)."""
-    sums = wide(weights.dtype, payload.dtype)
-    parts = _present(weights, weights.astype(sums)[..., None] * _take(payload, indices).astype(sums))
-    return lax.optimization_barrier(jnp.sum(parts, axis=1).astype(dtype))
-
-
-def _pool_cpu(indices, weights, payload, *, rows, dtype):
-    """Sums of `_TERMS` members, then the sum of those.
-
-    Rows of weight 0 are cleared bit by bit: a `where` becomes a branch, and takes a quarter longer.
+    Else the operations that make `x` join a kernel that gathers from it, or several that read it, and run once for
+    each element read. The branch is always taken, for indices are not negative, which XLA cannot know. (The compiler
+    of JAX 0.10 drops an `optimization_barrier` too early to help; on GPU and TPU one serves.)
     """
-    (slots, members), sums = indices.shape, wide(weights.dtype, payload.dtype)
+    return lax.cond(jnp.all(indices[:1, :1] >= 0), lambda x: x, jnp.zeros_like, x)
+
+
+def _fence(x, indices):
+    """Elsewhere, a barrier does that."""
+    return lax.optimization_barrier(x)
+
+
+def _sum_terms(parts):
+    """The sum over axis 1, `_TERMS` at a time: a reduction would have XLA transpose the gathered rows first (H100)."""
+    while parts.shape[1] > 1:
+        together = math.gcd(parts.shape[1], _TERMS)
+        if together == 1:
+            return jnp.sum(parts, axis=1)
+        parts = reduce(add, (parts[:, t::together] for t in range(together)))
+    return parts[:, 0]
+
+
+def _sum_cpu(parts):
+    """The sum over axis 1 as a product with ones, which nothing fuses with and which adds faster than a sum."""
+    if parts.shape[1] == 1:
+        return parts[:, 0]
+    ones = jnp.ones((parts.shape[0], 1, parts.shape[1]), parts.dtype)
+    return jnp.matmul(ones, parts, precision=lax.Precision.HIGHEST)[:, 0]
+
+
+def _pool_rows(indices, places, weights, payload, *, dtype, materialize, add_up):
+    """Sums of `_TERMS` members, then the sum of those. Rows of weight 0 are cleared bit by bit.
+
+    (A `where` in the place of the bits becomes a branch on CPU, and takes a quarter longer.)
+    """
+    (slots, members), sums = indices.shape, accumulation_dtype(weights.dtype, payload.dtype)
     bits = jnp.dtype(f"int{8 * sums.itemsize}")
-    weights = weights.astype(sums)
-    kept = jnp.where(weights == 0, 0, -1).astype(bits)
     together = math.gcd(members, _TERMS)
 
+    def by_term(x):  # (together, slots, members / together)
+        return jnp.moveaxis(x.reshape(slots, members // together, together), -1, 0)
+
+    # A barrier, for a GPU would slice the terms apart in kernels of their own.
+    indices_of, weight_of = lax.optimization_barrier((by_term(indices), by_term(weights.astype(sums))))
+
     def term(t):
-        at = (slice(None), slice(t, None, together))  # (slots, members / together)
-        row = lax.bitcast_convert_type(_take(payload, indices[at]).astype(sums), bits)
-        return weights[at][..., None] * lax.bitcast_convert_type(row & kept[at][..., None], sums)
+        kept = jnp.where(weight_of[t] == 0, 0, -1).astype(bits)[..., None]
+        row = lax.bitcast_convert_type(_take(payload, indices_of[t]).astype(sums), bits)
+        return weight_of[t][..., None] * lax.bitcast_convert_type(row & kept, sums)
 
     parts = reduce(add, map(term, range(together)))
-    if together < members:
-        ones = jnp.ones((slots, 1, members // together), sums)
-        parts = jnp.matmul(ones, parts, precision=lax.Precision.HIGHEST)
-    return settled(parts[:, 0].astype(dtype), indices)
+    return materialize(add_up(parts).astype(dtype), indices)
 
 
-def _spread_rows(indices, weights, slots, *, rows, dtype):
+def _row_weights(places, weights):
+    """Each row's weight `(n,)`; 0 for rows that are nobody's member."""
+    return weights.reshape(-1).at[places].get(mode="fill", fill_value=0)
+
+
+def _row_slots(places, slots, members):
+    """Each row's slot `(n,)`; any, for rows that are nobody's member."""
+    return jnp.minimum(places // members, slots - 1)
+
+
+def _spread_rows(indices, places, weights, slots, *, dtype, materialize):
     """Written once, in the order of the rows."""
-    sums, slots = wide(weights.dtype, slots.dtype), lax.optimization_barrier(slots)
-    weight = _weight_of(indices, weights, rows).astype(sums)
-    parts = weight[:, None] * _take(slots, _slot_of(indices, rows)).astype(sums)
-    return _present(weight, parts).astype(dtype)
+    sums, slots = accumulation_dtype(weights.dtype, slots.dtype), materialize(slots, indices)
+    weight = _row_weights(places, weights).astype(sums)[:, None]
+    parts = weight * _take(slots, _row_slots(places, *indices.shape)).astype(sums)
+    return jnp.where(weight == 0, 0, parts).astype(dtype)
 
 
-def _dots_rows(indices, payload, slots, *, rows, dtype):
+def _dots_rows(indices, places, payload, slots, *, dtype):
     """Read once, in the order of the rows, one fused product and sum (GPU, TPU)."""
-    sums, slots = wide(payload.dtype, slots.dtype), lax.optimization_barrier(slots)
-    own = _take(slots, _slot_of(indices, rows)).astype(sums)
+    sums, slots = accumulation_dtype(payload.dtype, slots.dtype), lax.optimization_barrier(slots)
+    own = _take(slots, _row_slots(places, *indices.shape)).astype(sums)
     return _take(jnp.sum(payload.astype(sums) * own, axis=-1), indices).astype(dtype)
 
 
-def _dots_cpu(indices, payload, slots, *, rows, dtype):
+def _dots_cpu(indices, places, payload, slots, *, dtype):
     """Sums of `_TERMS` features, then the sum of those; in the order of the rows, unless few of them are members."""
-    sums, features, slots = wide(payload.dtype, slots.dtype), payload.shape[-1], settled(slots, indices)
-    slot = _slot_of(indices, rows) if 2 * indices.size > rows else None
+    sums, features = accumulation_dtype(payload.dtype, slots.dtype), payload.shape[-1]
+    slots = _materialize(slots, indices)
+    slot = _row_slots(places, *indices.shape) if 2 * indices.size > places.size else None
     lanes = max(1, min(features, max(_LANES, -(-features // _TERMS))))
 
     def partial_sum(start):
@@ -140,7 +162,7 @@ def _dots_cpu(indices, payload, slots, *, rows, dtype):
     return out if slot is None else _take(out, indices)
 
 
-def _leading(f, shape, rows, dtype, split):
+def _leading(f, shape, dtype, split):
     """`f` of one row of scores, for leading axes; an axis of size 1 serves all of the others.
 
     Where no axis is shared, batch rows are just more slots over more rows: one larger problem, without the
@@ -148,17 +170,21 @@ def _leading(f, shape, rows, dtype, split):
     devices, only those tell it that a row's members are in that row.
     """
 
-    def mapped(*operands):
-        leads = [x.shape[:-2] for x in operands]
+    def mapped(indices, places, x, y):
+        operands = indices, places, x, y
+        leads = [indices.shape[:-2], places.shape[:-1], x.shape[:-2], y.shape[:-2]]
         if leads[0] == ():
-            return f(*operands, rows=rows, dtype=dtype)
-        batch = math.prod(leads[0])
-        if not split and leads.count(leads[0]) == len(leads) and 0 < batch * rows <= _MOST_ROWS:
-            indices, x, y = (a.reshape(batch, *a.shape[-2:]) for a in operands)
-            indices += rows * lax.broadcasted_iota(jnp.int32, (batch, 1, 1), 0)
-            flat = (a.reshape(batch * a.shape[-2], a.shape[-1]) for a in (indices, x, y))
-            out = shape(*(a.shape for a in operands), rows)
-            return f(*flat, rows=batch * rows, dtype=dtype).reshape(*leads[0], *out)
+            return f(*operands, dtype=dtype)
+        sizes, rows, width = leads[0], places.shape[-1], indices.shape[-2] * indices.shape[-1]
+        known = all(isinstance(size, int) for size in (*sizes, rows))
+        batch = math.prod(sizes) if known else 0
+        if not split and leads.count(sizes) == 4 and 0 < batch * max(rows, width) <= _MOST_ROWS:
+            row = lax.iota(jnp.int32, batch)
+            indices = indices.reshape(batch, *indices.shape[-2:]) + rows * row[:, None, None]
+            places = places.reshape(batch, rows)
+            places = jnp.where(places < width, places + width * row[:, None], batch * width)
+            indices, x, y = (a.reshape(batch * a.shape[-2], a.shape[-1]) for a in (indices, x, y))
+            return f(indices, places.reshape(-1), x, y, dtype=dtype).reshape(*sizes, *shape(*operands))
         axes = [None if x.shape[0] == 1 else 0 for x in operands]
         operands = [x[0] if axis is None else x for x, axis in zip(operands, axes, strict=True)]
         if all(axis is None for axis in axes):
@@ -169,13 +195,12 @@ def _leading(f, shape, rows, dtype, split):
 
 
 def _primitive(name, like, shape, default, cpu):
-    """A bilinear primitive `(indices, x, y)`: `shape` gives its last two axes, operand `like` its mesh axes."""
+    """A bilinear primitive `(indices, places, x, y)`: `shape` gives its last two axes, operand `like` its mesh axes."""
     primitive = Primitive(f"shtopk_{name}")
 
-    def abstract(*operands, rows, dtype):
-        shapes = [a.shape for a in operands]
-        lead = jnp.broadcast_shapes(*(one[:-2] for one in shapes))
-        return operands[like].update(shape=lead + shape(*shapes, rows), dtype=dtype)
+    def abstract(indices, places, x, y, dtype):
+        lead = jnp.broadcast_shapes(indices.shape[:-2], places.shape[:-1], x.shape[:-2], y.shape[:-2])
+        return (indices, places, x, y)[like].update(shape=lead + shape(indices, places, x, y), dtype=dtype)
 
     def lower(f):
         def rule(ctx, *operands, **params):
@@ -194,17 +219,17 @@ def _primitive(name, like, shape, default, cpu):
         return primitive.bind(*operands, **params), 0
 
     def jvp(primals, tangents, **params):
-        indices, x, y = primals
-        _, dx, dy = tangents
+        *members, x, y = primals
+        *_, dx, dy = tangents
         parts = []
         if type(dx) is not ad.Zero:
-            parts.append(primitive.bind(indices, dx, y, **params))
+            parts.append(primitive.bind(*members, dx, y, **params))
         if type(dy) is not ad.Zero:
-            parts.append(primitive.bind(indices, x, dy, **params))
+            parts.append(primitive.bind(*members, x, dy, **params))
         return primitive.bind(*primals, **params), sum(parts[1:], start=parts[0])
 
     primitive.def_abstract_eval(abstract)
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("rows", "dtype")))
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("dtype",)))
     mlir.register_lowering(primitive, lower(default))
     mlir.register_lowering(primitive, lower(cpu), platform="cpu")
     batching.primitive_batchers[primitive] = batch
@@ -212,24 +237,35 @@ def _primitive(name, like, shape, default, cpu):
     return primitive
 
 
-_pool_p = _primitive("pool", 2, lambda i, w, e, n: (i[-2], e[-1]), _pool_members, _pool_cpu)
-_spread_cpu = lambda i, w, slots, **params: _spread_rows(i, w, settled(slots, i), **params)  # noqa: E731
-_spread_p = _primitive("spread", 2, lambda i, w, g, n: (n, g[-1]), _spread_rows, _spread_cpu)
-_dots_p = _primitive("dots", 0, lambda i, e, g, n: i[-2:], _dots_rows, _dots_cpu)
+_pool_p = _primitive(
+    "pool",
+    3,
+    lambda i, p, w, e: (i.shape[-2], e.shape[-1]),
+    partial(_pool_rows, materialize=_fence, add_up=_sum_terms),
+    partial(_pool_rows, materialize=_materialize, add_up=_sum_cpu),
+)
+_spread_p = _primitive(
+    "spread",
+    3,
+    lambda i, p, w, g: (p.shape[-1], g.shape[-1]),
+    partial(_spread_rows, materialize=_fence),
+    partial(_spread_rows, materialize=_materialize),
+)
+_dots_p = _primitive("dots", 0, lambda i, p, e, g: i.shape[-2:], _dots_rows, _dots_cpu)
 
 
 def _transpose(wrt_x, wrt_y):
     """The transpose rule of a primitive, made of those of its two arguments."""
 
-    def rule(cotangent, indices, x, y, *, rows, dtype):
+    def rule(cotangent, indices, places, x, y, *, dtype):
         del dtype
         if type(cotangent) is ad.Zero:
-            return None, None, None
+            return None, None, None, None
         if ad.is_undefined_primal(x):
-            out = wrt_x(indices, y, cotangent, rows=rows, dtype=x.aval.dtype)
-            return None, _sum_to(out, x.aval.shape), None
-        out = wrt_y(indices, x, cotangent, rows=rows, dtype=y.aval.dtype)
-        return None, None, _sum_to(out, y.aval.shape)
+            out = wrt_x(indices, places, y, cotangent, dtype=x.aval.dtype)
+            return None, None, _sum_to(out, x.aval.shape), None
+        out = wrt_y(indices, places, x, cotangent, dtype=y.aval.dtype)
+        return None, None, None, _sum_to(out, y.aval.shape)
 
     return rule
 
@@ -242,9 +278,9 @@ def _sum_to(x, shape):
 # pool(w, E): in w, G -> dots(E, G); in E, G -> spread(w, G). The others in the same way.
 ad.primitive_transposes[_pool_p] = _transpose(wrt_x=_dots_p.bind, wrt_y=_spread_p.bind)
 ad.primitive_transposes[_spread_p] = _transpose(
-    wrt_x=lambda i, slots, rows_, **p: _dots_p.bind(i, rows_, slots, **p), wrt_y=_pool_p.bind
+    wrt_x=lambda i, p, slots, rows, **dtype: _dots_p.bind(i, p, rows, slots, **dtype), wrt_y=_pool_p.bind
 )
 ad.primitive_transposes[_dots_p] = _transpose(
-    wrt_x=lambda i, slots, w, **p: _spread_p.bind(i, w, slots, **p),
-    wrt_y=lambda i, rows_, w, **p: _pool_p.bind(i, w, rows_, **p),
+    wrt_x=lambda i, p, slots, w, **dtype: _spread_p.bind(i, p, w, slots, **dtype),
+    wrt_y=lambda i, p, rows, w, **dtype: _pool_p.bind(i, p, w, rows, **dtype),
 )

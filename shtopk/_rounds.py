@@ -9,14 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from shtopk import _checks
-from shtopk._seeding import seed_order
-from shtopk._sharding import alike
+from shtopk._boost import win_weights
+from shtopk._seeding import permuted, permuted_back, seed_order
+from shtopk._sharding import match_varying_axes
 
-# Rounds played before the loop, each at its own half of the width: 15/16 of all the matches. Measured on CPU at
-# 16 x 16384 scores and k = 2, the fourth takes a third off the time and the memory of the weights' gradient, for
-# a quarter more compilation.
-OPENING = 4
+OPENING = 10
 
 
 def round_count(n, k):
@@ -24,28 +21,41 @@ def round_count(n, k):
     return (-(-n // k) - 1).bit_length()
 
 
-def match(high, low, where, boost):
+def match(high, low, first, half, boost):
     """Win weights and survivors' scores `(h,)` of the matches `high` against `low`, `(h,)` both.
 
-    Where not `where` the opponent is missing: a bye, `w = 1` and the score unchanged. An infinite or NaN
-    score decides its match alone, so the boost only ever sees finite numbers and no inf - inf arises.
+    Matches `first` to `half - 1` are played. Those before have no opponent: a bye, `w = 1` and the score unchanged;
+    those after do not count. An infinite or NaN score decides its match alone.
     """
-    contested = where & jnp.isfinite(high) & jnp.isfinite(low)
+    entry = lax.iota(jnp.int32, high.shape[0])
+    played = (entry >= first) & (entry < half)
+    finite = jnp.isfinite(high) & jnp.isfinite(low)
+    finite_ends = _bounded(high, played), _bounded(low, played)
+    boosted = win_weights(boost, *finite_ends, played & finite, (high, low), first, half)
     decided = jnp.where(high > low, 1.0, jnp.where(high < low, 0.0, 0.5)).astype(high.dtype)
     decided = jnp.where(jnp.isnan(high) | jnp.isnan(low), jnp.nan, decided)
-    best = jnp.where(where, lax.stop_gradient(jnp.maximum(high, low)), high)
+    w = jnp.where(played, jnp.where(finite, boosted, decided), 1)
+    # What is not contested is replaced first, so that its derivative stays finite. A winner outright keeps its own.
+    contested = played & finite
+    mixed = _mixed(boosted, jnp.where(contested, high, 0), jnp.where(contested, low, 0))
+    winner = jnp.where(played & ((high < low) | jnp.isnan(low)), low, high)
+    return w, jnp.where(contested, mixed, winner)
 
-    # What is not contested is replaced before the boost, too, so that its derivative stays finite as well.
-    high, low = jnp.where(contested, high, 0), jnp.where(contested, low, 0)
-    boosted = _checks.win_weights(boost(high, low, contested), high)
-    w = jnp.where(contested, boosted, jnp.where(where, decided, 1))
-    return w, jnp.where(contested, _mixed(boosted, high, low), best)
+
+def _bounded(x, played):
+    """`x` with infinities and NaN brought within the range, and 0 where no match is played."""
+    most = float(jnp.finfo(x.dtype).max) / 8
+    return jnp.where(played, jnp.where(jnp.isfinite(x), x, jnp.where(x < 0, -most, most)), 0)
 
 
 @jax.custom_jvp
 def _mixed(w, high, low):
-    """The survivor's score, `w * high + (1 - w) * low`."""
-    return w * high + (1 - w) * low
+    """The survivor's score, `w * high + (1 - w) * low`; a share within the rounding of `w` counts as 0.
+
+    Without that, what is left of losers far away would decide between winners that tie.
+    """
+    least = 4 * float(jnp.finfo(high.dtype).eps)
+    return jnp.where(1 - w <= least, high, jnp.where(w <= least, low, w * high + (1 - w) * low))
 
 
 @_mixed.defjvp
@@ -61,35 +71,46 @@ def _mixed_jvp(primals, tangents):
     return _mixed(w, high, low), w * dhigh + (1 - w) * dlow + gap * dw
 
 
+@jax.custom_jvp
+def _round_by_round(x):
+    """A barrier that keeps XLA from computing every earlier round again in the kernels of this one.
+
+    For values alone: compiled for an H100, a barrier between derivatives as well takes up to 12 kernels more.
+    """
+    return lax.optimization_barrier(x)
+
+
+@_round_by_round.defjvp
+def _round_by_round_jvp(primals, tangents):
+    return _round_by_round(*primals), *tangents
+
+
 def play(scores, live, k, boost, reseed):
     """Bring `scores` `(k * 2**R,)`, of which the first `live` count, down to k slots.
 
-    Returns the slots' scores `(k,)`, and for each seed its weight `(k * 2**R,)` and its place
-    `(k * 2**R,)` in the bracket: the seed it would have had if no round had sorted again.
+    Returns the slots' scores `(k,)`, and for each seed its weight `(k * 2**R,)` and its place in the bracket
+    `(k * 2**R,)`: the seed it would have had if no round had sorted again.
     """
-    width, entrants = scores.shape[0], live
-    opening = []
-    while scores.shape[0] > k and len(opening) < OPENING:
-        order = None
-        if reseed and opening:
+    width, entrants, played = scores.shape[0], live, []
+    while scores.shape[0] > k and len(played) < OPENING:
+        half, order = scores.shape[0] // 2, None
+        if reseed and played:
             scores, order = _sorted(scores, live)
-        half = scores.shape[0] // 2
-        present = jnp.flip(lax.iota(jnp.int32, half) + half) < live
-        # The barrier keeps XLA from working out every earlier round again in the kernels of this one.
-        won, scores = lax.optimization_barrier(match(scores[:half], jnp.flip(scores[half:]), present, boost))
-        live = jnp.minimum(live, half)
-        opening.append((won, order))
+        byes = _at_least_0(2 * half - live)
+        won, scores = _round_by_round(match(scores[:half], jnp.flip(scores[half:]), byes, half, boost))
+        live = _at_most(live, half)
+        played.append((won, order))
 
-    targets = [scores.shape[0] >> r for r in range(1, round_count(scores.shape[0], k) + 1)]
-    scores, live, wins, orders = loop_up(scores, live, targets, boost, reseed)
-    weights = (lax.iota(jnp.int32, scores.shape[0]) < jnp.minimum(live, k)).astype(scores.dtype)
-    weights, place = loop_down(weights, targets, wins, orders)
+    halves = [scores.shape[0] >> r for r in range(1, round_count(scores.shape[0], k) + 1)]
+    scores, live, wins, orders = loop_up(scores, live, halves, boost, reseed, unroll=True)
+    weights = jnp.where(lax.iota(jnp.int32, scores.shape[0]) < _at_most(live, k), 1, 0).astype(scores.dtype)
+    weights, place = loop_down(weights, halves, wins, orders, unroll=True)
 
-    for won, order in reversed(opening):
+    for won, order in reversed(played):
         half = won.shape[0]
         weights = jnp.concatenate([weights * won, jnp.flip(weights * (1 - won))])
         place = jnp.concatenate([place, jnp.flip(2 * half - 1 - place)])
-        weights, place = _unsorted((weights, place), order)
+        weights, place = permuted_back((weights, place), order)
 
     # Selected, not multiplied: whatever a missing row's payload holds, its gradient stops here.
     weights = jnp.where(lax.iota(jnp.int32, width) < entrants, weights, 0)
@@ -97,52 +118,59 @@ def play(scores, live, k, boost, reseed):
     return slots, weights, place
 
 
-def loop_up(scores, live, targets, boost, reseed):
+def _at_least_0(x):
+    return max(x, 0) if isinstance(x, int) else jnp.maximum(x, 0)
+
+
+def _at_most(x, most):
+    return min(x, most) if isinstance(x, int) else jnp.minimum(x, most)
+
+
+def loop_up(scores, live, halves, boost, reseed, unroll=False):
     """The rounds of a `lax.fori_loop`: `scores` `(width,)` is a carry whose first `live` entries count.
 
-    `targets` holds each round's number of survivors h, ints or traced. Entry i < h meets entry 2h - 1 - i,
+    `halves` holds each round's number of survivors h, ints or traced. Entry i < h meets entry 2h - 1 - i,
     if there is one. Returns the scores, how many live, and each round's weights and order `(rounds, width)`.
     """
-    rounds, width = len(targets), scores.shape[0]
+    rounds, width = len(halves), scores.shape[0]
     if rounds == 0:
         return scores, live, None, None
-    live, targets = jnp.asarray(live, jnp.int32), jnp.asarray(targets, jnp.int32)
-    entry = lax.iota(jnp.int32, width)
+    live, halves = jnp.asarray(live, jnp.int32), jnp.asarray(halves, jnp.int32)
     wins = jnp.zeros((rounds, width), scores.dtype)
     orders = jnp.zeros((rounds, width), jnp.int32) if reseed else None
 
     def play_round(r, carry):
         scores, live, wins, orders = carry
-        half = targets[r]
+        half = halves[r]
         if reseed:
             scores, order = _sorted(scores, live)
             orders = orders.at[r].set(order)
-        present = (entry < half) & (2 * half - 1 - entry < live)
-        won, scores = match(scores, _mirrored(scores, half), present, boost)
+        byes = jnp.maximum(2 * half - live, 0)
+        won, scores = match(scores, _mirrored(scores, half), byes, half, boost)
         return scores, jnp.minimum(live, half), wins.at[r].set(won), orders
 
-    live, targets, scores, wins, orders = alike(live, targets, scores, wins, orders)
-    return lax.fori_loop(0, rounds, play_round, (scores, live, wins, orders))
+    live, halves, scores, wins, orders = match_varying_axes(live, halves, scores, wins, orders)
+    return lax.fori_loop(0, rounds, play_round, (scores, live, wins, orders), unroll=unroll or 1)
 
 
-def loop_down(weights, targets, wins, orders):
+def loop_down(weights, halves, wins, orders, unroll=False):
     """Hand the slots' `weights` `(width,)` down through the rounds of `loop_up`, last round first.
 
     Returns each entry's weight `(width,)` and its place in the bracket `(width,)`.
     """
     entry = lax.iota(jnp.int32, weights.shape[0])
-    if len(targets) == 0:
+    if len(halves) == 0:
         return weights, entry
 
     def undo_round(carry, played):
         (weights, place), (half, won, order) = carry, played
         weights = jnp.where(entry < half, weights * won, _mirrored(weights * (1 - won), half))
         place = jnp.where(entry < half, place, _mirrored(2 * half - 1 - place, half))
-        return _unsorted((weights, place), order), None
+        return permuted_back((weights, place), order), None
 
-    played = jnp.asarray(targets, jnp.int32), wins, orders
-    start, played = alike((weights, entry), played)
-    return lax.scan(undo_round, start, played, reverse=True)[0]
+    played = jnp.asarray(halves, jnp.int32), wins, orders
+    start, played = match_varying_axes((weights, entry), played)
+    return lax.scan(undo_round, start, played, reverse=True, unroll=unroll or 1)[0]
 
 
 def _mirrored(x, half):
@@ -154,12 +182,4 @@ def _mirrored(x, half):
 
 def _sorted(scores, live):
     order = seed_order(scores, lax.iota(jnp.int32, scores.shape[0]) < live)
-    return scores.at[order].get(mode="promise_in_bounds", unique_indices=True), order
-
-
-def _unsorted(arrays, order):
-    if order is None:
-        return arrays
-    return tuple(
-        jnp.zeros_like(x).at[order].set(x, mode="promise_in_bounds", unique_indices=True) for x in arrays
-    )
+    return permuted(scores, order), order

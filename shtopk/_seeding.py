@@ -1,4 +1,4 @@
-"""Seeding: who is the best, the second best, and so on. A sort, and its derivative, which is none."""
+"""Seeding: who is the best, the second best, and so on. A sort, and its derivative, which is zero."""
 
 import jax
 import jax.numpy as jnp
@@ -30,19 +30,21 @@ def _sort(scores, live):
     if key.dtype.itemsize == 8 or _enable_x64 is None:
         return lax.sort((key, index), num_keys=1, is_stable=True)[1]
     # Key above, index below in one 64-bit integer: a sort of one operand, which XLA runs 6 to 9 times
-    # faster on CPU than one of two, and stable because no two are equal. (The 32 is widened as an array: a
-    # literal of 64 bits would be cut to 32 when the user's setting is back in force, at lowering.)
+    # faster on CPU than one of two. No two are equal, so it need not be stable, and a GPU sorts no index beside it.
+    # (The 32 is widened as an array: a literal of 64 bits would be cut to 32 when the user's setting is back in
+    # force, at lowering.)
     key = key.astype(jnp.int32)
     with _enable_x64(True):
         high, low, shift = (
             lax.convert_element_type(x, jnp.int64) for x in (key, index, jnp.full_like(key, 32))
         )
-        packed = lax.sort(lax.bitwise_or(lax.shift_left(high, shift), low))
+        packed = lax.sort(lax.bitwise_or(lax.shift_left(high, shift), low), is_stable=False)
         return lax.convert_element_type(packed, jnp.int32)  # keeps the lower half
 
 
 # The permutation is piecewise constant in the scores: its derivative is 0 wherever it exists. The custom_vjp
-# says so to reverse mode; forward mode never asks, because the scores it is given carry no tangent.
+# says so to reverse mode. Forward mode has no such rule; it never asks for one, because `seed_order` passes the
+# scores through `stop_gradient`, so that they carry no tangent.
 _permutation = jax.custom_vjp(_sort)
 _permutation.defvjp(
     lambda scores, live: (_sort(scores, live), scores),
@@ -60,3 +62,23 @@ def seed_order(scores, live=None, best=None):
     if best is None or best == scores.shape[0] or live is not None:
         return _permutation(scores, live)[:best]
     return lax.top_k(_canonical(scores), best)[1]
+
+
+def permuted(x, order):
+    """`x[order]`, `order` a permutation or part of one."""
+    return x.at[order].get(mode="promise_in_bounds", unique_indices=True)
+
+
+def permuted_back(arrays, order):
+    """The arrays that `permuted(..., order)` makes `arrays`; themselves if there is no order."""
+    if order is None:
+        return arrays
+    return tuple(
+        jnp.zeros_like(x).at[order].set(x, mode="promise_in_bounds", unique_indices=True) for x in arrays
+    )
+
+
+def ranks(order, n, missing):
+    """The seed of each of n candidates `(n,)`, and `missing` for those not in `order` `(best,)`."""
+    seeds = lax.iota(jnp.int32, order.shape[0])
+    return jnp.full(n, missing, jnp.int32).at[order].set(seeds, mode="promise_in_bounds", unique_indices=True)

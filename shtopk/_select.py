@@ -10,16 +10,16 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from shtopk import _checks, _pooling, _rounds, _sharding
-from shtopk._boost import Relative
-from shtopk._lift import lift
-from shtopk._precision import wide
+from shtopk._boost import Relative, offset
+from shtopk._jit import compiled, over_rows
+from shtopk._precision import accumulation_dtype
 from shtopk._pytree import pytree
-from shtopk._seeding import seed_order
+from shtopk._seeding import permuted, ranks, seed_order
 
 Payload = TypeVar("Payload")  # an array or a pytree of arrays: what goes in comes out, with k rows for n
 
 
-@pytree("indices", "weights", "scores", meta=("n", "axis_name"))
+@pytree("indices", "weights", "scores", "places", meta=("axis_name",))
 @dataclass(frozen=True)
 class Selection:
     """k slots, each a weighted set of members, with M = 2^R and R = ceil(log2(n / k)) rounds.
@@ -30,7 +30,7 @@ class Selection:
       weights: the same shape, float32 or float64, the members' weights; 0 for byes and for rows left out by
         `where`. A slot's weights sum to 1, and to 0 for a surplus slot.
       scores: `(..., k)`, the slots' scores in the dtype of the scores given; -inf for a surplus slot.
-      n: int, the number of candidates, those of all devices.
+      places: `(..., n)` int32, where each candidate stands among the members, `slot * M + member`; k * M if in no slot.
       axis_name: as given to `select`. If it is not None, the slots are those of all devices, and the same on each:
         `indices` and `champions` count through all n. But what goes into `pool` and comes out of `unpool`, `mask`
         and `matrix` is this device's share of n. `dataclasses.replace(selection, axis_name=None)` is the same
@@ -46,8 +46,13 @@ class Selection:
     indices: jax.Array
     weights: jax.Array
     scores: jax.Array
-    n: int
+    places: jax.Array
     axis_name: Any = None
+
+    @property
+    def n(self) -> int:
+        """The number of candidates, those of all devices."""
+        return self.places.shape[-1]
 
     def pool(self, embeddings: Payload, *, scatter: bool = False) -> Payload:
         """Slots' embeddings, `E'_s = sum over members i of slot s of m_i * E_i`.
@@ -62,7 +67,7 @@ class Selection:
         embeddings = _checks.embeddings(embeddings, (*self.indices.shape[:-2], self._rows))
         scatter = _checks.scatter(scatter, self.indices.shape[-2], self.axis_name)
         axis = self.indices.ndim - 2 if scatter else None
-        pooled = _sharding.total(sums(self, embeddings), self.axis_name, scatter=axis)
+        pooled = self._devices.total(sums(self, embeddings), scatter=axis)
         return jax.tree.map(lambda x, like: x.astype(like.dtype), pooled, embeddings)
 
     def unpool(self, pooled: Payload) -> Payload:
@@ -72,14 +77,14 @@ class Selection:
         in its own dtype. TypeError or ValueError if a leaf is not floating or does not fit the slots.
         """
         pooled = _checks.embeddings(pooled, self.indices.shape[:-1], axis="k", name="pooled")
-        members = _members(self)
+        members = self._members
 
         def spread(slots):
             if members.slots is not None:
                 slots = jnp.take_along_axis(slots, members.slots[..., None], axis=-2)
-            return _pooling.spread(members.indices, members.weights, slots, self._rows)
+            return _pooling.spread(members[::2], members.weights, slots)
 
-        return jax.tree.map(lambda leaf: _through(spread, leaf, self.indices.ndim - 1, self._rows), pooled)
+        return jax.tree.map(lambda leaf: _on_matrices(spread, leaf, self.indices.ndim - 1, self._rows), pooled)
 
     def mask(self) -> jax.Array:
         """The soft mask `m` `(..., n)` in [0, 1], in the dtype of `scores`; it sums to k (or to the number of
@@ -88,8 +93,9 @@ class Selection:
         >>> select(jnp.array([0.0, 3.0, 1.0, 2.0]), 4).mask().tolist()
         [1.0, 1.0, 1.0, 1.0]
         """
-        ones = jnp.ones(self.indices.shape[:-1], self.weights.dtype)
-        return self.unpool(ones).astype(self.scores.dtype)
+        weights = self.weights.reshape(*self.weights.shape[:-2], -1)
+        mask = over_rows(_fill, weights.ndim - 1)(weights, self.places)
+        return over_rows(lambda x: self._devices.part(x, self._rows), mask.ndim - 1)(mask).astype(self.scores.dtype)
 
     def matrix(self) -> jax.Array:
         """The dense form `(..., k, n)`, in the dtype of `scores`: `matrix @ E` is `pool(E)`."""
@@ -104,9 +110,18 @@ class Selection:
         return jnp.take_along_axis(self.indices, best, axis=-1)[..., 0]
 
     @property
+    def _devices(self):
+        return _sharding.over(self.axis_name)
+
+    @property
     def _rows(self):
         """How many of the n rows this device holds."""
         return self.n // _checks.devices(self.axis_name)
+
+    @property
+    def _members(self):
+        """The members that this device holds."""
+        return self._devices.members(self.indices, self.weights, self.places)
 
 
 def sums(selection, embeddings):
@@ -114,29 +129,29 @@ def sums(selection, embeddings):
 
     In the leaf's dtype if these are all rows; if there are others to be added, in float32 at least.
     """
-    k, members = selection.indices.shape[-2], _members(selection)
+    k, members = selection.indices.shape[-2], selection._members
 
     def pool(payload):
         if members.slots is None:
-            return _pooling.pool(members.indices, members.weights, payload)
-        dtype = wide(members.weights.dtype, payload.dtype)
-        blocks = _pooling.pool(members.indices, members.weights, payload, dtype)
+            return _pooling.pool(members[::2], members.weights, payload)
+        dtype = accumulation_dtype(members.weights.dtype, payload.dtype)
+        blocks = _pooling.pool(members[::2], members.weights, payload, dtype)
         return _sharding.sum_blocks(blocks, members.slots, k)
 
-    return jax.tree.map(lambda leaf: _through(pool, leaf, selection.indices.ndim - 1, k), embeddings)
+    return jax.tree.map(lambda leaf: _on_matrices(pool, leaf, selection.indices.ndim - 1, k), embeddings)
 
 
-def _members(selection):
-    """The members that this device holds, all of them as they are if there is no other."""
-    if selection.axis_name is None:
-        return _sharding.Share(selection.indices, selection.weights, None)
-    return _sharding.share(selection.indices, selection.weights, selection._rows, selection.axis_name)
-
-
-def _through(operation, leaf, lead, rows):
+def _on_matrices(operation, leaf, lead, rows):
     """`operation` on `leaf` with all its features on one axis, its `lead` others as they are, and back."""
+    if leaf.ndim == lead + 1:
+        return operation(leaf)
     flat = leaf.reshape(*leaf.shape[:lead], math.prod(leaf.shape[lead:]))
     return operation(flat).reshape(*leaf.shape[: lead - 1], rows, *leaf.shape[lead:])
+
+
+def _fill(x, index):
+    """`x[index]`, 0 beyond its end."""
+    return x.at[index].get(mode="fill", fill_value=0)
 
 
 def select(
@@ -144,7 +159,7 @@ def select(
     k: int,
     *,
     boost: Any = Relative(),  # noqa: B008 (frozen, so sharing it is safe)
-    reseed: bool = True,
+    reseed: bool = False,
     where: ArrayLike | None = None,
     candidates: int | None = None,
     axis_name: Any = None,
@@ -157,7 +172,7 @@ def select(
       scores: `(..., n)` floating, larger is better.
       k: static int, `1 <= k <= n`.
       boost: called as `boost(high, low, where)`, see `Relative`.
-      reseed: sort the survivors again before every round (Algorithm 2 to the letter), or only once.
+      reseed: sort the survivors again before every round (Algorithm 2 to the letter), or only once, at the start.
       where: boolean, broadcastable to `(..., n)`; True = takes part.
       candidates: static int, `k <= candidates <= n`; only so many of the best scores enter.
       axis_name: inside `jax.shard_map`, the mesh axis that n is split over, see `topk`.
@@ -179,8 +194,7 @@ def select(
     return _select(
         scores,
         where,
-        axes=scores.ndim - 1,
-        shared=(_checks.boost(boost),),
+        _checks.boost(boost),
         k=k,
         reseed=_checks.flag("reseed", reseed),
         candidates=candidates,
@@ -188,25 +202,36 @@ def select(
     )
 
 
-@lift("k", "reseed", "candidates", "axis_name")
+@compiled("k", "reseed", "candidates", "axis_name")
 def _select(scores, where, boost, *, k, reseed, candidates, axis_name):
-    """`select` for one row of scores `(n,)`, or for this device's share of it."""
-    entry = _sharding.enter(scores, where, candidates, axis_name)
-    options = {"k": k, "reseed": reseed, "candidates": candidates, "axis_name": axis_name}
-    selection = select_row(entry, boost, rows=scores.shape[0], **options)
-    slots = _sharding.total(_sharding.once(selection.scores, axis_name), axis_name)
-    return replace(selection, scores=slots)
+    """`select` for checked arguments."""
+    selection = tournament(scores, where, boost, k, reseed, candidates, axis_name)[0]
+    return replace(selection, scores=_sharding.over(axis_name).replicate(selection.scores))
 
 
-def select_row(entry, boost, *, rows, k, reseed, candidates, axis_name):
-    """The selection from one row of scores, those that `entry` holds; each device has `rows` of them."""
+def tournament(scores, where, boost, k, reseed, candidates, axis_name):
+    """The selection from `scores`, `where` `(..., rows)`, and the rows that entered."""
+    devices = _sharding.over(axis_name)
+    n = scores.shape[-1] * devices.size
+
+    def row(scores, where):
+        entry = devices.enter(scores, where, candidates)
+        return _select_row(entry, boost, n, k, reseed, candidates), entry
+
+    selection, entry = over_rows(row, scores.ndim - 1)(scores, where)
+    return replace(selection, axis_name=axis_name), entry
+
+
+def _select_row(entry, boost, n, k, reseed, candidates):
+    """The selection from one row of scores, those that `entry` holds of n."""
     scores, where, indices = entry
-    v = scores.astype(wide(scores.dtype))
-    order = seed_order(v, where, candidates)
-    entrants = order.shape[0]
+    order = seed_order(scores, where, candidates)
+    entrants, places = order.shape[0], None
     live = entrants if where is None else count(where, entrants)
     width = k << _rounds.round_count(entrants, k)
-    seeded = jnp.pad(gather(v, order), (0, width - entrants))
+    ranked = permuted(scores.astype(accumulation_dtype(scores.dtype)), order)
+    pivot = offset(boost, ranked, k - 1 if where is None else jnp.minimum(k, live) - 1) if width > k else 0
+    seeded = jnp.pad(centred(ranked, pivot), (0, width - entrants))
     slots, weights, place = _rounds.play(seeded, live, k, boost, reseed)
 
     # Line the seeds up by their place in the bracket. A seed beyond the last entrant is a bye, and shows
@@ -214,12 +239,20 @@ def select_row(entry, boost, *, rows, k, reseed, candidates, axis_name):
     seeds = lax.iota(jnp.int32, width)
     if reseed:
         seeds = jnp.zeros_like(seeds).at[place].set(seeds, unique_indices=True)
-        weights = gather(weights, seeds)
+        weights = permuted(weights, seeds)
     seeds = jnp.where(seeds < entrants, seeds, jnp.flip(seeds))
-    order = order if indices is None else gather(indices, order)
-    indices, weights = _snake(gather(order, seeds), k), _snake(weights, k)
-    n = rows * _checks.devices(axis_name)
-    return Selection(indices, weights, slots.astype(scores.dtype), n=n, axis_name=axis_name)
+    order = order if indices is None else permuted(indices, order)
+    place = place if reseed else lax.iota(jnp.int32, width)
+    rank = ranks(order, n, width)
+    places = jnp.where(rank < width, _snaked(_fill(place, rank), k, width // k), width)
+    indices, weights = _snake(permuted(order, seeds), k), _snake(weights, k)
+    return Selection(indices, weights, (slots + pivot).astype(scores.dtype), places)
+
+
+def centred(scores, pivot):
+    """`scores` less `pivot`, held within the range; infinities and NaN as they are."""
+    most = float(jnp.finfo(scores.dtype).max)
+    return jnp.where(jnp.isfinite(scores), jnp.clip(scores - pivot, -most, most), scores)
 
 
 def count(where, most):
@@ -227,13 +260,14 @@ def count(where, most):
     return jnp.minimum(jnp.sum(where, dtype=jnp.int32), most)
 
 
-def gather(x, index):
-    """`x[index]`, for an index known to be within bounds."""
-    return x.at[index].get(mode="promise_in_bounds")
-
-
 def _snake(x, k):
     """Places `(k * M,)` to slots `(k, M)`: up and down the slots in turn, as in a snake draft."""
     blocks = x.reshape(-1, k)
     odd = lax.broadcasted_iota(jnp.int32, blocks.shape, 0) % 2 == 1
     return jnp.where(odd, jnp.flip(blocks, 1), blocks).T
+
+
+def _snaked(place, k, members):
+    """Where `_snake` puts what is at `place`, as `slot * M + member`."""
+    block, column = place // k, place % k
+    return jnp.where(block % 2 == 1, k - 1 - column, column) * members + block

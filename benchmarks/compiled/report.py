@@ -1,0 +1,114 @@
+"""The tables and the figure of what was compiled, from the results files alone."""
+
+import json
+
+import matplotlib.pyplot as plt
+
+from benchmarks import records
+from benchmarks.compiled.cells import CELLS, MODES, QUICK_CELLS, SERIES, SERIES_N, SERIES_WAYS
+from benchmarks.compiled.targets import TARGETS
+from benchmarks.compiled.ways import WAYS
+
+COLOURS = dict(zip(SERIES_WAYS, ("#0072b2", "#d55e00", "#cc79a7", "#009e73"), strict=True))
+COUNTS = (2, 5, 10, 20, 50, 100, 200, 500)  # marked along y
+
+
+def report(directory):
+    """Write `compiled.md` and `compiled.png` from what `directory` holds."""
+    results = read(directory)
+    records.replace(directory / "compiled.md", "\n".join(text(results)))
+    first = next(iter(results.values()))
+    figure(first, directory / "compiled.png")
+
+
+def read(directory):
+    """`{target: results}` of the targets that were compiled for."""
+    paths = {target: directory / f"compiled-{target}.json" for target in TARGETS}
+    return {target: json.loads(path.read_text()) for target, path in paths.items() if path.exists()}
+
+
+def text(results):
+    yield "# Compiled for a GPU or a TPU that is not there"
+    yield ""
+    yield (
+        "Nothing was run. Forward / gradient of a sum of squares in embeddings and scores, batch 16, float32; then the "
+        "larger temporary memory of the two, in units of the size of E; last the longest time to compile in the row."
+    )
+    for target, found in results.items():
+        versions = found["versions"] | found["settings"]["wheels"]
+        unit = "millions of cycles, as the compiler estimates them" if target == "tpu" else "kernels started"
+        yield from ["", f"## {found['settings']['target']}: {unit}", ""]
+        yield ", ".join(f"{name} {version}" for name, version in versions.items() if name != "numpy") + "."
+        yield from ["", *table(found["rows"], cycles if target == "tpu" else launches)]
+    yield ""
+
+
+def table(rows, shown):
+    """A line for each way, a column for each cell of which all ways were compiled."""
+    by_case = {case(row): row for row in rows}
+    cells = [cell for cell in (*CELLS, *QUICK_CELLS) if ("where=", *cell, "forward") in by_case]
+    lines = []
+    for way in WAYS:
+        found = [[by_case.get((way, *cell, mode)) for mode in MODES] for cell in cells]
+        pairs = [pair for pair in found if None not in pair]
+        if pairs:
+            seconds = max(row["compile_seconds"] for pair in pairs for row in pair)
+            lines.append(
+                [way, *(None if None in pair else entry(pair, shown) for pair in found), f"{seconds:.0f} s"]
+            )
+    return records.markdown(["way", *(f"n = {c.n}, k = {c.k}, d = {c.d}" for c in cells), "compiling"], lines)
+
+
+def case(row):
+    return (row["way"], row["batch"], row["n"], row["k"], row["d"], row["mode"])
+
+
+def entry(pair, shown):
+    """Forward / gradient, and the memory of the larger."""
+    return f"{' / '.join(map(shown, pair))}, {max(row['temporary'] for row in pair):.2f}"
+
+
+def launches(row):
+    return f"{at_least(row)}{row['launches']}"
+
+
+def cycles(row):
+    return f"{at_least(row)}{row['cycles'] / 1e6:.2f}"
+
+
+def at_least(row):
+    """What precedes a figure with a loop in it of which no more than one trip could be counted."""
+    return ">= " if row["unknown_trips"] else ""
+
+
+def figure(results, path):
+    """Launches against n: a panel for each mode and each k."""
+    by_case = {case(row): row for row in results["rows"]}
+    fig, axes = plt.subplots(len(SERIES), len(MODES), figsize=(8, 6), sharex=True, sharey=True, squeeze=False)
+    for line, (name, k) in zip(axes, SERIES.items(), strict=True):
+        for axis, mode in zip(line, MODES, strict=True):
+            panel(axis, by_case, mode, k)
+            axis.set_title(f"{mode}, {name}", fontsize=10)
+        line[0].set_ylabel("kernels started")
+    fig.supxlabel("n", fontsize=10)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="upper center", ncols=len(labels), fontsize=9, frameon=False)
+    fig.suptitle(results["settings"]["target"] + ", batch 16, d = 32", y=0.93, fontsize=10)
+    fig.tight_layout(rect=(0, 0, 1, 0.96))
+    fig.savefig(path, dpi=130)
+    plt.close(fig)
+
+
+def panel(axis, by_case, mode, k):
+    for way, colour in COLOURS.items():
+        found = [(n, by_case.get((way, 16, n, k(n), 32, mode))) for n in SERIES_N]
+        points = [(n, row["launches"]) for n, row in found if row is not None]
+        axis.plot(
+            *zip(*points, strict=True) if points else ([], []), "o-", color=colour, label=way, lw=1.6, ms=4
+        )
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.minorticks_off()
+    axis.set_yticks(COUNTS, COUNTS)
+    axis.set_xticks(SERIES_N, [str(n) for n in SERIES_N])
+    axis.grid(alpha=0.25)

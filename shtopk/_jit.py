@@ -1,0 +1,35 @@
+"""The one seam at which public functions are compiled."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def compiled(*static: str) -> Callable[[Callable], Callable[..., Any]]:
+    """Decorate `function(*arrays, boost, **options)`: jit-compiled once for each shape and value of the `static` options.
+
+    Arrays (pytrees, too) and a boost's numbers are traced. Inside a user's own `jit` it melts into theirs.
+    """
+
+    def decorate(function):
+        fast = jax.jit(function, static_argnames=static)
+
+        @functools.wraps(function)
+        def call(*arguments, **options):
+            # A plain function as boost has no numbers to trace, and may close over values or tracers
+            # that change unseen: run as it stands, it is never answered from a stale cache.
+            plain = any(callable(leaf) for leaf in jax.tree.leaves(arguments))
+            return (function if plain else fast)(*arguments, **options)
+
+        return call
+
+    return decorate
+
+
+def over_rows(row, axes):
+    """`row(*arrays)` of one row of scores, mapped over so many leading axes of its arrays."""
+    for _ in range(axes):
+        row = jax.vmap(row)
+    return row

@@ -1,0 +1,169 @@
+"""What the operator starts on a GPU, and the memory it takes, as compiled for one that is not there.
+
+The counts are exact for a version of XLA, and small changes to the code move them: these are upper bounds, and what
+they were set against is in benchmarks/results/compiled.md. JAX as it comes: float32, x64 off, in a process of its own.
+"""
+
+import functools
+
+import pytest
+
+from benchmarks.compiled import targets
+from benchmarks.compiled.cells import Cell
+from benchmarks.compiled.count import Count, count
+from benchmarks.compiled.measure import measured
+
+# batch, n, k, d: launches of a forward pass and of a gradient, by default, under `where=` and under `reseed=True`
+# (the last: no more than the plain port, in the first two cells fewer); temporary memory in units of the size of E.
+BARS = {
+    Cell(16, 16384, 2, 32): {
+        "default": (46, 64),
+        "where=": (69, 96),
+        "reseed=True": (52, 120),
+        "temporary": 0.5,
+    },
+    Cell(16, 16384, 256, 32): {
+        "default": (22, 40),
+        "where=": (33, 60),
+        "reseed=True": (30, 60),
+        "temporary": 0.35,
+    },
+    Cell(16, 8192, 256, 256): {
+        "default": (13, 28),
+        "where=": (19, 42),
+        "reseed=True": (20, 45),
+        "temporary": 0.1,
+    },
+    Cell(16, 1024, 32, 512): {
+        "default": (12, 26),
+        "where=": (18, 39),
+        "reseed=True": (15, 42),
+        "temporary": 0.1,
+    },
+}
+# Where a row is wide, next to nothing of the size of E is made: at least 64 numbers on a GPU, 128 on a TPU.
+WIDE = {
+    "h100": [Cell(16, 1024, 8, 64), Cell(16, 4096, 512, 64), Cell(1, 2048, 100, 128)],
+    "a100": [Cell(16, 1024, 32, 64)],
+    "tpu": [Cell(16, 1024, 32, 128), Cell(16, 8192, 256, 256)],
+}
+MOST = 0.25
+
+
+def needs(target):
+    reason = targets.missing(target)
+    if reason is not None:
+        pytest.skip(reason)
+
+
+@functools.cache
+def figures(target, cell, *ways):
+    """`{way: (forward, gradient)}`."""
+    modes = ("forward", "gradient")
+    cases = [cell._asdict() | {"way": way, "mode": mode} for way in ways for mode in modes]
+    rows = list(measured(target, cases))
+    return {way: tuple(row for row in rows if row["way"] == way) for way in ways}
+
+
+def launches(pair):
+    assert all(row["unknown_trips"] == 0 for row in pair)
+    return tuple(row["launches"] for row in pair)
+
+
+def temporary(pair):
+    return max(row["temporary"] for row in pair)
+
+
+def within(found, bound):
+    return all(x <= most for x, most in zip(found, bound, strict=True))
+
+
+@pytest.mark.parametrize("cell", BARS, ids=str)
+def test_launches_and_memory_on_an_h100(cell):
+    needs("h100")
+    bars = BARS[cell]
+    found = figures("h100", cell, "default", "where=", "reseed=True", "plain port")
+    seen = {way: launches(pair) for way, pair in found.items()}
+    bounds = {way: bars[way] for way in ("default", "where=", "reseed=True")}
+    over = {way: (seen[way], bound) for way, bound in bounds.items() if not within(seen[way], bound)}
+    assert not over, "launches forward and gradient, then their bounds"
+    assert within(seen["default"], seen["plain port"])
+    assert temporary(found["default"]) <= bars["temporary"]
+
+
+@pytest.mark.parametrize(
+    ("target", "cell"), [(target, cell) for target, cells in WIDE.items() for cell in cells], ids=str
+)
+def test_next_to_nothing_of_the_size_of_wide_embeddings_is_made(target, cell):
+    needs(target)
+    found = figures(target, cell, "default")
+    assert temporary(found["default"]) <= MOST
+
+
+@pytest.mark.parametrize("target", ["h100", "a100"])
+@pytest.mark.parametrize(
+    "cell", [Cell(16, 256, 8, 32), Cell(16, 4096, 8, 32), Cell(16, 4096, 1024, 32)], ids=str
+)
+def test_no_more_launches_than_the_plain_port(target, cell):
+    needs(target)
+    found = figures(target, cell, "default", "plain port")
+    assert within(launches(found["default"]), launches(found["plain port"]))
+
+
+PROGRAM = """
+%body (a: s32[]) -> s32[] {
+  %a = s32[] parameter(0)
+  %one = s32[] fusion(%a), kind=kLoop, calls=%f, backend_config={"estimated_cycles":"10"}
+  ROOT %two = s32[] copy(%one)
+}
+
+%condition (a: s32[]) -> pred[] {
+  ROOT %less = pred[] fusion(%a), kind=kLoop, calls=%f
+}
+
+%below (a: s32[]) -> pred[] {
+  %a = s32[] parameter(0)
+  %bound = s32[]{:T(128)} constant(7)
+  ROOT %lt = pred[]{:T(512)} compare(%a, %bound), direction=LT
+}
+
+%sorting (p: s64[2,16384]) -> s64[2,16384] {
+  ROOT %s = s64[2,16384]{1,0} sort(%p), dimensions={1}, to_apply=%compare
+}
+
+%called (a: s32[]) -> s32[] {
+  ROOT %b = s32[] fusion(%a), kind=kLoop, calls=%f
+}
+
+ENTRY %main (x: s32[], y: s64[2,16384]) -> s32[] {
+  %x = s32[] parameter(0)
+  %y = s64[2,16384]{1,0} parameter(1)
+  %sorted = s64[2,16384]{1,0} fusion(%y), kind=kCustom, calls=%sorting
+  %pairs = (f32[2,1024]{1,0}, s32[2,1024]{1,0}) sort(%u, %v), dimensions={1}, to_apply=%compare
+  %loop = s32[] while(%x), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %open = s32[] while(%loop), condition=%condition, body=%body
+  %counted = s32[] while(%open), condition=%below, body=%body
+  %call = s32[] call(%counted), to_apply=%called
+  %one = s32[] conditional(%p, %x, %x), true_computation=%body, false_computation=%called
+  ROOT %out = s32[] bitcast(%one)
+}
+"""
+
+
+def test_a_loop_counts_its_trips_a_sort_its_stages_and_a_conditional_its_longest_branch():
+    # Of 16384 sorted eight bytes wide, 4096 fit a block: one kernel for those, two and three for the doublings.
+    sorts = (1 + 2 + 3) + 1
+    loops = (5 + 1 + 7) * 2
+    assert count(PROGRAM) == Count(
+        launches=sorts + loops + 1 + (1 + 2), sorts=2, loops=3, unknown_trips=1, cycles=10 * (5 + 1 + 7 + 1)
+    )
+
+
+def test_what_is_missing_is_said_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(targets, "_version", lambda name: None)
+    assert "libtpu not installed; in an environment of its own: pip install -e '.[compiled]'" in str(
+        targets.missing("tpu")
+    )
+    monkeypatch.setattr(targets, "_version", lambda name: "0.0.1")
+    assert "jax-cuda12-plugin is 0.0.1 and JAX is" in str(targets.missing("h100"))
+    assert targets.missing("tpu") is None
