@@ -8,7 +8,6 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-
 _MOST_CANDIDATES = 2**30  # the bracket's width, up to 2n, is counted in int32
 
 

@@ -8,7 +8,7 @@ import jax
 
 
 def compiled(*static: str) -> Callable[[Callable], Callable[..., Any]]:
-    """Decorate `function(*arrays, boost, **options)`: jit-compiled once for each shape and value of the `static` options.
+    """Decorate `function(*arrays, boost, **options)`: compiled once for each shape and value of `static` options.
 
     Arrays (pytrees, too) and a boost's numbers are traced. Inside a user's own `jit` it melts into theirs.
     """

@@ -145,9 +145,7 @@ def _checked(embeddings, scores, k, where, order, devices=1):
 
 
 @compiled("k", "reseed", "candidates", "straight_through", "order", "axis_name")
-def _topk(
-    embeddings, scores, where, boost, *, k, reseed, candidates, straight_through, order, axis_name
-):
+def _topk(embeddings, scores, where, boost, *, k, reseed, candidates, straight_through, order, axis_name):
     """`topk` for checked arguments: select, pool."""
     devices, axes = _sharding.over(axis_name), scores.ndim - 1
     selection, entry = tournament(scores, where, boost, k, reseed, candidates, axis_name)
@@ -168,9 +166,9 @@ def _in_order_of_position(selection):
     rank = _by_position(selection.champions, taken)
     new = jnp.zeros(k, jnp.int32).at[rank].set(jax.lax.iota(jnp.int32, k), unique_indices=True)
     slot, member = selection.places // members, selection.places % members
-    places = jnp.where(slot < k, new.at[slot].get(mode="clip") * members + member, selection.places)
+    places = jnp.where(slot < k, new[jnp.minimum(slot, k - 1)] * members + member, selection.places)
     slots = (selection.indices, selection.weights, selection.scores)
-    return type(selection)(*(x[rank] for x in slots), places, selection.axis_name)
+    return type(selection)(*(x[rank] for x in slots), places, selection.n, selection.axis_name)
 
 
 @compiled("k", "order")

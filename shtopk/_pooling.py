@@ -1,7 +1,8 @@
 """Weighted pooling of the payload: three bilinear operations, each the others' derivative.
 
 Slot s has members `indices[s, j]` with weights `weights[s, j]`, and row i stands at `places[i] = s * M + j`, or at
-k * M if it is in no slot. Write `E` for the payload `(n, d)` and `G` for anything of the slots' shape `(k, d)`. The three are
+k * M if it is in no slot. Write `E` for the payload `(n, d)` and `G` for anything of the slots' shape `(k, d)`. The
+three are
 
     pool(w, E)[s]    = sum_j w[s, j] * E[indices[s, j]]      (k, d)
     spread(w, G)[i]  = w[s, j] * G[s] with s, j = places[i]   (n, d)
@@ -29,11 +30,12 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from shtopk._precision import accumulation_dtype
+from shtopk._seeding import filled
 from shtopk._sharding import match_varying_axes, xla_splits
 
 # XLA fuses gathers into a sum of terms at the speed of memory, but not into a reduction. So sums are taken in two
-# steps: so many terms at a time in one fused kernel, then the sum of what is left. (By measurement, on CPU; compiled for
-# an H100, a reduction of gathered rows copies the payload.)
+# steps: so many terms at a time in one fused kernel, then the sum of what is left. (By measurement, on CPU; compiled
+# for an H100, a reduction of gathered rows copies the payload.)
 _TERMS = 32
 _LANES, _MOST_ROWS = 8, 2**31 - 1  # the fewest partial sums of a row, a vector register full; int32's limit
 
@@ -121,7 +123,7 @@ def _pool_rows(indices, places, weights, payload, *, dtype, materialize, add_up)
 
 def _row_weights(places, weights):
     """Each row's weight `(n,)`; 0 for rows that are nobody's member."""
-    return weights.reshape(-1).at[places].get(mode="fill", fill_value=0)
+    return filled(weights.reshape(-1), places)
 
 
 def _row_slots(places, slots, members):

@@ -82,3 +82,10 @@ def ranks(order, n, missing):
     """The seed of each of n candidates `(n,)`, and `missing` for those not in `order` `(best,)`."""
     seeds = lax.iota(jnp.int32, order.shape[0])
     return jnp.full(n, missing, jnp.int32).at[order].set(seeds, mode="promise_in_bounds", unique_indices=True)
+
+
+def filled(x, index, fill_value=0):
+    """`x[index]` for `x` `(n,)`, and `fill_value` where `index` is n or more."""
+    size = x.shape[0]
+    within = x.at[jnp.minimum(index, size - 1)].get(mode="promise_in_bounds")
+    return jnp.where(index < size, within, fill_value)

@@ -14,12 +14,12 @@ from shtopk._boost import Relative, offset
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype
 from shtopk._pytree import pytree
-from shtopk._seeding import permuted, ranks, seed_order
+from shtopk._seeding import filled, permuted, ranks, seed_order
 
 Payload = TypeVar("Payload")  # an array or a pytree of arrays: what goes in comes out, with k rows for n
 
 
-@pytree("indices", "weights", "scores", "places", meta=("axis_name",))
+@pytree("indices", "weights", "scores", "places", meta=("n", "axis_name"))
 @dataclass(frozen=True)
 class Selection:
     """k slots, each a weighted set of members, with M = 2^R and R = ceil(log2(n / k)) rounds.
@@ -31,6 +31,7 @@ class Selection:
         `where`. A slot's weights sum to 1, and to 0 for a surplus slot.
       scores: `(..., k)`, the slots' scores in the dtype of the scores given; -inf for a surplus slot.
       places: `(..., n)` int32, where each candidate stands among the members, `slot * M + member`; k * M if in no slot.
+      n: int, the number of candidates, those of all devices.
       axis_name: as given to `select`. If it is not None, the slots are those of all devices, and the same on each:
         `indices` and `champions` count through all n. But what goes into `pool` and comes out of `unpool`, `mask`
         and `matrix` is this device's share of n. `dataclasses.replace(selection, axis_name=None)` is the same
@@ -47,12 +48,8 @@ class Selection:
     weights: jax.Array
     scores: jax.Array
     places: jax.Array
+    n: int
     axis_name: Any = None
-
-    @property
-    def n(self) -> int:
-        """The number of candidates, those of all devices."""
-        return self.places.shape[-1]
 
     def pool(self, embeddings: Payload, *, scatter: bool = False) -> Payload:
         """Slots' embeddings, `E'_s = sum over members i of slot s of m_i * E_i`.
@@ -67,7 +64,7 @@ class Selection:
         embeddings = _checks.embeddings(embeddings, (*self.indices.shape[:-2], self._rows))
         scatter = _checks.scatter(scatter, self.indices.shape[-2], self.axis_name)
         axis = self.indices.ndim - 2 if scatter else None
-        pooled = self._devices.total(sums(self, embeddings), scatter=axis)
+        pooled = self._devices.total(sums(self._without_byes, embeddings), scatter=axis)
         return jax.tree.map(lambda x, like: x.astype(like.dtype), pooled, embeddings)
 
     def unpool(self, pooled: Payload) -> Payload:
@@ -77,14 +74,16 @@ class Selection:
         in its own dtype. TypeError or ValueError if a leaf is not floating or does not fit the slots.
         """
         pooled = _checks.embeddings(pooled, self.indices.shape[:-1], axis="k", name="pooled")
-        members = self._members
+        members = self._without_byes._members
 
         def spread(slots):
             if members.slots is not None:
                 slots = jnp.take_along_axis(slots, members.slots[..., None], axis=-2)
             return _pooling.spread(members[::2], members.weights, slots)
 
-        return jax.tree.map(lambda leaf: _on_matrices(spread, leaf, self.indices.ndim - 1, self._rows), pooled)
+        return jax.tree.map(
+            lambda leaf: _on_matrices(spread, leaf, self.indices.ndim - 1, self._rows), pooled
+        )
 
     def mask(self) -> jax.Array:
         """The soft mask `m` `(..., n)` in [0, 1], in the dtype of `scores`; it sums to k (or to the number of
@@ -94,8 +93,10 @@ class Selection:
         [1.0, 1.0, 1.0, 1.0]
         """
         weights = self.weights.reshape(*self.weights.shape[:-2], -1)
-        mask = over_rows(_fill, weights.ndim - 1)(weights, self.places)
-        return over_rows(lambda x: self._devices.part(x, self._rows), mask.ndim - 1)(mask).astype(self.scores.dtype)
+        mask = over_rows(filled, weights.ndim - 1)(weights, self.places)
+        return over_rows(lambda x: self._devices.part(x, self._rows), mask.ndim - 1)(mask).astype(
+            self.scores.dtype
+        )
 
     def matrix(self) -> jax.Array:
         """The dense form `(..., k, n)`, in the dtype of `scores`: `matrix @ E` is `pool(E)`."""
@@ -117,6 +118,16 @@ class Selection:
     def _rows(self):
         """How many of the n rows this device holds."""
         return self.n // _checks.devices(self.axis_name)
+
+    @property
+    def _without_byes(self):
+        """The same, with weight 0 wherever a bye repeats a member, whatever weights were put in."""
+        *lead, k, members = self.indices.shape
+        found = jnp.take_along_axis(self.places, self.indices.reshape(*lead, k * members), axis=-1)
+        own = found.reshape(self.indices.shape) == lax.broadcasted_iota(
+            jnp.int32, found.shape, found.ndim - 1
+        ).reshape(self.indices.shape)
+        return replace(self, weights=jnp.where(own, self.weights, 0))
 
     @property
     def _members(self):
@@ -147,11 +158,6 @@ def _on_matrices(operation, leaf, lead, rows):
         return operation(leaf)
     flat = leaf.reshape(*leaf.shape[:lead], math.prod(leaf.shape[lead:]))
     return operation(flat).reshape(*leaf.shape[: lead - 1], rows, *leaf.shape[lead:])
-
-
-def _fill(x, index):
-    """`x[index]`, 0 beyond its end."""
-    return x.at[index].get(mode="fill", fill_value=0)
 
 
 def select(
@@ -244,9 +250,9 @@ def _select_row(entry, boost, n, k, reseed, candidates):
     order = order if indices is None else permuted(indices, order)
     place = place if reseed else lax.iota(jnp.int32, width)
     rank = ranks(order, n, width)
-    places = jnp.where(rank < width, _snaked(_fill(place, rank), k, width // k), width)
+    places = jnp.where(rank < width, _snaked(filled(place, rank), k, width // k), width)
     indices, weights = _snake(permuted(order, seeds), k), _snake(weights, k)
-    return Selection(indices, weights, (slots + pivot).astype(scores.dtype), places)
+    return Selection(indices, weights, (slots + pivot).astype(scores.dtype), places, n)
 
 
 def centred(scores, pivot):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
 
-from shtopk._seeding import seed_order
+from shtopk._seeding import filled, seed_order
 
 _MOST_TERMS = 32  # rows in a block of `Members`
 
@@ -118,7 +118,7 @@ class Split(NamedTuple):
         # so that every row stands in blocks of one slot only.
         member = lax.iota(jnp.int32, indices.size).reshape(indices.shape)
         member = lax.cummax(jnp.zeros(size, jnp.int32).at[at].set(member, mode="drop"))
-        own_places = at.reshape(-1).at[self.part(places, rows)].get(mode="fill", fill_value=size)
+        own_places = filled(at.reshape(-1), self.part(places, rows), size)
         weights = jnp.zeros(size, weights.dtype).at[at].set(weights, mode="drop")
         own_indices = own_indices.ravel()[member]
         blocks = own_indices.reshape(-1, block), weights.reshape(-1, block)

@@ -37,10 +37,9 @@ def test_round_count(n, k, rounds):
 
 
 def test_a_match_a_bye_and_an_infinity_by_hand():
-    high, low = jnp.array([4.0, 3.0, jnp.inf, 1.0]), jnp.array([0.0, 9.0, 1.0, -jnp.inf])
-    where = jnp.array([True, False, True, True])
-    w, score = _rounds.match(high, low, where, lambda high, low, where: jnp.full_like(high, 0.75))
-    assert w.tolist() == [0.75, 1.0, 1.0, 1.0]
+    high, low = jnp.array([3.0, 4.0, jnp.inf, 1.0]), jnp.array([9.0, 0.0, 1.0, -jnp.inf])
+    w, score = _rounds.match(high, low, 1, 4, lambda high, low, where: jnp.full_like(high, 0.75))
+    assert w.tolist() == [1.0, 0.75, 1.0, 1.0]
     assert score.tolist() == [3.0, 3.0, jnp.inf, 1.0]
 
 
@@ -81,7 +80,7 @@ def test_the_rounds_run_in_a_fori_loop_without_touching_the_embeddings():
                     yield from loop_shapes(inner)
 
     d = 77
-    jaxpr = jax.make_jaxpr(lambda e, v: shtopk.topk(e, v, 4))(jnp.ones((1024, d)), jnp.ones(1024))
+    jaxpr = jax.make_jaxpr(lambda e, v: shtopk.topk(e, v, 1))(jnp.ones((8192, d)), jnp.ones(8192))
     loops = list(loop_shapes(jaxpr.jaxpr))
     assert len(loops) == 2  # up through the scores, down through the weights
     assert not any(d in shape for shapes in loops for shape in shapes)
@@ -97,15 +96,19 @@ def test_pool_spread_and_dots_for_each_platform(k, members, d, platform):
     weights = jnp.asarray(rng.uniform(size=(k, members))).at[0, 0].set(0.0)
     payload, slots = jnp.asarray(rng.normal(size=(rows, d))), jnp.asarray(rng.normal(size=(k, d)))
     table = jnp.zeros((k, rows)).at[jnp.arange(k)[:, None], indices].set(weights)
-    pool = _pooling._pool_cpu if platform == "cpu" else _pooling._pool_members
-    dots = _pooling._dots_cpu if platform == "cpu" else _pooling._dots_rows
-    options = {"rows": rows, "dtype": jnp.dtype("float64")}
-    np.testing.assert_allclose(pool(indices, weights, payload, **options), table @ payload, rtol=1e-9)
-    np.testing.assert_allclose(
-        _pooling._spread_rows(indices, weights, slots, **options), table.T @ slots, rtol=1e-9, atol=1e-12
+    places = jnp.full(rows, k * members).at[indices.ravel()].set(jnp.arange(k * members)).astype(jnp.int32)
+    cpu, members = platform == "cpu", (indices, places)
+    wait = _pooling._materialize if cpu else _pooling._fence
+    add_up = _pooling._sum_cpu if cpu else _pooling._sum_terms
+    dots = _pooling._dots_cpu if cpu else _pooling._dots_rows
+    got = _pooling._pool_rows(
+        *members, weights, payload, dtype=payload.dtype, materialize=wait, add_up=add_up
     )
+    np.testing.assert_allclose(got, table @ payload, rtol=1e-9)
+    got = _pooling._spread_rows(*members, weights, slots, dtype=slots.dtype, materialize=wait)
+    np.testing.assert_allclose(got, table.T @ slots, rtol=1e-9, atol=1e-12)
     want = jnp.einsum("smd,sd->sm", payload[indices], slots)
-    np.testing.assert_allclose(dots(indices, payload, slots, **options), want, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(dots(*members, payload, slots, dtype=slots.dtype), want, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("members", [5, 64])
@@ -113,19 +116,27 @@ def test_a_weight_of_zero_takes_no_part(members):
     indices = jnp.arange(6 * members, dtype=jnp.int32).reshape(6, members)
     weights = jnp.ones(indices.shape).at[:, 1].set(0.0)
     payload = jnp.ones((6 * members, 2)).at[indices[:, 1]].set(jnp.nan)
-    np.testing.assert_array_equal(_pooling.pool(indices, weights, payload), np.full((6, 2), members - 1.0))
+    places = jnp.arange(indices.size, dtype=jnp.int32)
+    pooled = _pooling.pool((indices, places), weights, payload)
+    np.testing.assert_array_equal(pooled, np.full((6, 2), members - 1.0))
 
 
-@pytest.mark.parametrize("shared", [None, 1, 2])
+@pytest.mark.parametrize("shared", [None, 2, 3])
 def test_batches_too_large_for_one_index_are_pooled_row_by_row(shared, monkeypatch):
     selection = shtopk.select(jnp.cos(jnp.arange(3 * 2 * 9.0)).reshape(3, 2, 9), 2)
     payload, slots = jnp.cos(jnp.arange(3 * 2 * 9 * 4.0)).reshape(3, 2, 9, 4), jnp.ones((3, 2, 2, 4))
-    operands = [selection.indices, selection.weights, payload]
+    operands = [selection.indices, selection.places, selection.weights, payload]
     if shared is not None:
         operands[shared] = operands[shared][:1]
-    together = _pooling.pool(*operands), _pooling.dots(operands[0], operands[2], slots)
+
+    def results():
+        indices, places, weights, payload = operands
+        return _pooling.pool((indices, places), weights, payload), _pooling.dots(
+            (indices, places), payload, slots
+        )
+
+    together = results()
     monkeypatch.setattr(_pooling, "_MOST_ROWS", 0)
     jax.clear_caches()
-    apart = _pooling.pool(*operands), _pooling.dots(operands[0], operands[2], slots)
-    for one, other in zip(together, apart, strict=True):
+    for one, other in zip(together, results(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
