@@ -31,7 +31,7 @@ def win_weights(boost, high, low, where, ends, first, half):
     `high` and `low` are finite; `ends` holds the same two with what is not.
     """
     if isinstance(boost, Relative):  # reads gaps by position: what is known when tracing becomes a slice
-        return boost.win(high, low, boost.unit(*ends, first, half - first))
+        return boost.win(high, low, boost.unit(ends[0], ends[1], first, half - first))
     return _checks.win_weights(boost(high, low, where), high)
 
 

@@ -51,8 +51,8 @@ def scores(value):
         raise ValueError(f"scores has shape {value.shape}, so n = 0: there is nothing to select from")
     if not isinstance(value.shape[-1], int):
         raise ValueError(
-            f"scores has shape {value.shape}, and n = {value.shape[-1]} must be a number when tracing, because it sets the "
-            "rounds; export with a symbolic batch alone, and pad n with where="
+            f"scores has shape {value.shape}, and n = {value.shape[-1]} must be a number when tracing, because "
+            "it sets the rounds; export with a symbolic batch alone, and pad n with where="
         )
     if value.shape[-1] > _MOST_CANDIDATES:
         raise ValueError(
