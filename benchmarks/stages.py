@@ -47,13 +47,13 @@ def measure(batch, n, k, d):
     x = {
         "scores": scores,
         "seeded": jnp.sort(scores, axis=-1, descending=True),
-        "indices": chosen.indices,
+        "members": (chosen.indices, chosen.places),
         "weights": chosen.weights,
         "E": jax.random.uniform(keys[1], (batch, n, d)),
         "G": jax.random.normal(keys[2], (batch, k, d)),
     }
     calls = {
-        name: compiled(stage, x).call for name, stage in (limits() | tournament(n, k) | payload(n)).items()
+        name: compiled(stage, x).call for name, stage in (limits() | tournament(n, k) | payload()).items()
     }
     found = {name: times["ms"] for name, times in interleaved(calls, (x,)).items()}
     found["read E + write E"] = found["read E"] + found["write E"]
@@ -92,15 +92,15 @@ def tournament(n, k):
     }
 
 
-def payload(n):
+def payload():
     def dots(x):
-        return _pooling.dots(x["indices"], x["E"], x["G"])
+        return _pooling.dots(x["members"], x["E"], x["G"])
 
     def spread(x):
-        return _pooling.spread(x["indices"], x["weights"], x["G"], n)
+        return _pooling.spread(x["members"], x["weights"], x["G"])
 
     return {
-        "pool": lambda x: _pooling.pool(x["indices"], x["weights"], x["E"]),
+        "pool": lambda x: _pooling.pool(x["members"], x["weights"], x["E"]),
         "dots": dots,
         "spread": spread,
         "dots and spread": lambda x: (dots(x), spread(x)),
