@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from shtopk import _checks, _sharding
 from shtopk._boost import Relative
 from shtopk._jit import compiled, over_rows
-from shtopk._seeding import seed_order
+from shtopk._seeding import ranks, seed_order
 from shtopk._select import Payload, sums, tournament
 
 _ORDERS = ("score", "position")
@@ -164,7 +164,7 @@ def _in_order_of_position(selection):
     k, members = selection.indices.shape
     taken = jnp.any(selection.weights != 0, axis=-1)
     rank = _by_position(selection.champions, taken)
-    new = jnp.zeros(k, jnp.int32).at[rank].set(jax.lax.iota(jnp.int32, k), unique_indices=True)
+    new = ranks(rank, k, k)
     slot, member = selection.places // members, selection.places % members
     places = jnp.where(slot < k, new[jnp.minimum(slot, k - 1)] * members + member, selection.places)
     slots = (selection.indices, selection.weights, selection.scores)

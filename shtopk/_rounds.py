@@ -13,6 +13,8 @@ from shtopk._boost import win_weights
 from shtopk._seeding import permuted, permuted_back, seed_order
 from shtopk._sharding import match_varying_axes
 
+# Rounds written out at their own width, before the loop of the others. Compiled for an H100 at 16 x 16384 scores and
+# k = 2, the gradient starts 59 kernels so, and 62 with four written out; a loop of all of them starts 109.
 OPENING = 10
 
 

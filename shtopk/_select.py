@@ -232,7 +232,7 @@ def _select_row(entry, boost, n, k, reseed, candidates):
     """The selection from one row of scores, those that `entry` holds of n."""
     scores, where, indices = entry
     order = seed_order(scores, where, candidates)
-    entrants, places = order.shape[0], None
+    entrants = order.shape[0]
     live = entrants if where is None else count(where, entrants)
     width = k << _rounds.round_count(entrants, k)
     ranked = permuted(scores.astype(accumulation_dtype(scores.dtype)), order)
