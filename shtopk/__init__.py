@@ -35,5 +35,23 @@ from shtopk._operator import hard_topk as hard_topk
 from shtopk._operator import topk as topk
 from shtopk._select import Selection as Selection
 from shtopk._select import select as select
+from shtopk._training import Annealed as Annealed
+from shtopk._training import anneal as anneal
+
+__all__ = [
+    "Annealed",
+    "Power",
+    "Relative",
+    "Scaled",
+    "Selection",
+    "TopK",
+    "anneal",
+    "hard_topk",
+    "iterative_topk",
+    "nccs",
+    "select",
+    "topk",
+    "topk_mask",
+]
 
 __version__ = "0.1.0"

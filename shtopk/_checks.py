@@ -8,6 +8,8 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
+from shtopk._precision import accumulation_dtype
+
 _MOST_CANDIDATES = 2**30  # the bracket's width, up to 2n, is counted in int32
 
 
@@ -62,20 +64,39 @@ def scores(value):
     return value
 
 
-def embeddings(tree, lead, *, axis="n", name="embeddings"):
-    """Floating payload: every leaf `(*lead, *features)`, `lead` ending in n (or k) rows."""
+def embeddings(tree, lead, *, axis="n", name="embeddings", any_dtype=False):
+    """Payload: every leaf `(*lead, *features)`, `lead` ending in n (or k) rows; other leading axes may be 1.
+
+    Floating, or of `any_dtype`.
+    """
 
     def leaf(path, value):
         label = name + jax.tree_util.keystr(path)
-        value = _floating(label, value)
-        if value.shape[: len(lead)] != lead:
+        value = _array(label, value)
+        if not any_dtype and not jnp.issubdtype(value.dtype, jnp.floating):
+            raise TypeError(
+                f"{label} must be floating point, got dtype {value.dtype}, which has no mixtures; gather such "
+                f"rows by the result's indices (TopK.indices), or cast with {name}.astype(jnp.float32)"
+            )
+        own = value.shape[: len(lead)]
+        if (
+            own[-1:] != lead[-1:]
+            or len(own) < len(lead)
+            or any(x not in (1, y) for x, y in zip(own, lead, strict=True))
+        ):
             raise ValueError(
-                f"{label} has shape {value.shape}, which must begin with {lead}, the shape "
-                f"(..., {axis}) set by scores; reshape or transpose {label} so that it does"
+                f"{label} has shape {value.shape}, which must begin with {lead}, the shape (..., {axis}) set by "
+                f"scores (axes before {axis} may be 1); {_remedy(label, value.shape, lead)}"
             )
         return value
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+def _remedy(label, shape, lead):
+    if lead[-1] == 1 and shape[: len(lead) - 1] == lead[:-1]:
+        return "if scores end in an axis of size 1, pass scores[..., 0]"
+    return f"reshape or transpose {label} so that it does"
 
 
 def static_int(name, value, low, high, bounds):
@@ -104,13 +125,31 @@ def k(value, n):
     return static_int("k", value, 1, n, "1 <= k <= n")
 
 
+def is_real(value):
+    """Whether `value` is a number with a fraction: a float, or a floating array."""
+    return isinstance(value, (float, np.floating)) or (
+        isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating)
+    )
+
+
+def real_k(value, n):
+    """A real number of slots known at trace time, `1 <= k <= n`."""
+    if not 1 <= value <= n:
+        raise ValueError(f"k must satisfy 1 <= k <= n, got k={value}: 1 to {n} here")
+    return float(value)
+
+
 def traced_k(value, n):
-    """A scalar integer array, for `topk_mask` alone: int32, and 0 in place of a number out of range."""
-    if value.ndim or not jnp.issubdtype(value.dtype, jnp.integer):
+    """A scalar array, for `topk_mask` alone: int32 or float32 at least, and 0 in place of a number out of range."""
+    real = jnp.issubdtype(value.dtype, jnp.floating)
+    if value.ndim or not (real or jnp.issubdtype(value.dtype, jnp.integer)):
         raise TypeError(
-            f"k must be an int or a scalar integer array, got shape {value.shape} and dtype "
+            f"k must be an int, a float or a scalar array of either, got shape {value.shape} and dtype "
             f"{value.dtype}; for a different k per row use jax.vmap over scores and k"
         )
+    if real:
+        value = value.astype(accumulation_dtype(value.dtype))
+        return jnp.where((value >= 1) & (value <= n), value, 0)
     # Before the cast, in which a larger number would wrap into the range.
     return jnp.where((value >= 1) & (value <= min(n, jnp.iinfo(value.dtype).max)), value, 0).astype(jnp.int32)
 
@@ -167,6 +206,66 @@ def scatter(value, k, axis_name):
             "select with an axis_name whose size divides k"
         )
     return True
+
+
+def key(name, value):
+    """A key of `jax.random`, new style or old."""
+    if isinstance(value, (jax.Array, np.ndarray)):
+        typed = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        if value.shape == () if typed else value.dtype == jnp.uint32 and value.ndim == 1:
+            return value
+    raise TypeError(f"{name} must be a single key, got {_kind(value)}; make one by jax.random.key(seed)")
+
+
+def draw(value, random_key, straight_through):
+    """`draw` and `key` of `topk`: both or neither, a number in [0, 1] and a key."""
+    if value is None and random_key is None:
+        return None, None
+    if value is None or random_key is None:
+        raise ValueError(
+            f"draw and key go together, got draw={value!r} and key={random_key!r}; pass both, "
+            "for instance draw=1.0, key=jax.random.key(0), or neither"
+        )
+    if straight_through:
+        raise ValueError("draw and straight_through both set the forward pass; pass one of them")
+    return share("draw", value, "0 is the mixture, 1 a row"), key("key", random_key)
+
+
+def share(name, value, meaning):
+    """A scalar in [0, 1]; checked if it is a number, held within if it is traced."""
+    value = bare_number(name, value)
+    if jnp.ndim(value):
+        raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(value)}; pass one number")
+    if not isinstance(value, Tracer) and not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value}; {meaning}")
+    return jnp.clip(jnp.asarray(value, jnp.float32), 0, 1)
+
+
+def sharpness_range(value):
+    """The first and the last sharpness of `anneal`: two positive scalars, plain or traced."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"sharpness must be a pair (first, last), got {value!r}; for instance (0.1, 100.0)")
+    first, last = (bare_number("sharpness", number) for number in value)
+    if not all(isinstance(x, Tracer) or jnp.ndim(x) or x > 0 for x in (first, last)):
+        raise ValueError(f"sharpness must be positive, first and last, got {value!r}; it grows by a factor")
+    return first, last
+
+
+def subset(value, shape):
+    """Integer indices `(..., k)` whose leading axes broadcast with those of a selection of `shape` `(..., k)`."""
+    value = _array("indices", value)
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        raise TypeError(f"indices must be integers, got dtype {value.dtype}; pass what sample(key) returns")
+    try:
+        jnp.broadcast_shapes(value.shape[:-1], shape[:-1])
+        if value.shape[-1:] == shape[-1:]:
+            return value
+    except ValueError:
+        pass
+    raise ValueError(
+        f"indices has shape {value.shape}, which must be (..., k) = {shape}, or broadcast to it before the last "
+        "axis; pass one index for each slot"
+    )
 
 
 def choice(name, value, options):

@@ -39,8 +39,8 @@ def iterative_topk(
         slots are rows of zeros with score -inf.
 
     Returns:
-      `TopK(embeddings, scores)`, `(..., k, *features)` for each leaf, and `(..., k)`: the same combination
-      `p_i . v` of the scores.
+      `TopK(embeddings, scores, indices)`: `(..., k, *features)` for each leaf; `(..., k)`, the same combination
+      `p_i . v` of the scores; and `(..., k)` int32, each step's largest, n for a surplus slot.
 
     Raises:
       TypeError, ValueError: at trace time, naming the argument, its value and the remedy.
@@ -81,14 +81,15 @@ def _iterative_row(embeddings, scores, where, alpha, k, normalizer):
     everyone = jnp.ones(n, bool) if where is None else where
 
     def step(i, carry):
-        left, weights = carry
+        left, weights, winners = carry
         # argmax takes the first NaN if there is one, else the first of the largest.
         winner = jnp.argmax(jnp.where(left, v, -jnp.inf))
         winner = jnp.where(left[winner], winner, jnp.argmax(left))  # only -inf are left
         p = _peaked_softmax(v, left, winner, alpha, normalizer)
-        return left.at[winner].set(False), weights.at[i].set(p)
+        return left.at[winner].set(False), weights.at[i].set(p), winners.at[i].set(winner.astype(jnp.int32))
 
-    weights = lax.fori_loop(0, k, step, (everyone, jnp.zeros((k, n), v.dtype)))[1]
+    start = everyone, jnp.zeros((k, n), v.dtype), jnp.zeros(k, jnp.int32)
+    _, weights, winners = lax.fori_loop(0, k, step, start)
     live = lax.iota(jnp.int32, k) < jnp.sum(everyone, dtype=jnp.int32)
 
     def pool(leaf):
@@ -100,7 +101,7 @@ def _iterative_row(embeddings, scores, where, alpha, k, normalizer):
     # 0 * inf is no part of a score: only rows with weight count.
     parts = jnp.where(weights == 0, 0, weights * jnp.where(everyone, v, 0)[None, :])
     slots = jnp.where(live, jnp.sum(parts, axis=-1), -jnp.inf)
-    return TopK(jax.tree.map(pool, embeddings), slots.astype(scores.dtype))
+    return TopK(jax.tree.map(pool, embeddings), slots.astype(scores.dtype), jnp.where(live, winners, n))
 
 
 def _peaked_softmax(v, left, winner, alpha, normalizer):

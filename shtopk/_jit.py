@@ -29,7 +29,16 @@ def compiled(*static: str) -> Callable[[Callable], Callable[..., Any]]:
 
 
 def over_rows(row, axes):
-    """`row(*arrays)` of one row of scores, mapped over so many leading axes of its arrays."""
-    for _ in range(axes):
-        row = jax.vmap(row)
-    return row
+    """`row(*arrays)` of one row of scores, mapped over so many leading axes; arrays of size 1 there are shared."""
+    if axes == 0:
+        return row
+    inner = over_rows(row, axes - 1)
+
+    def mapped(*arrays):
+        shared = [x.shape[0] == 1 for x in jax.tree.leaves(arrays)]
+        if all(shared) or not any(shared):
+            return jax.vmap(inner)(*arrays)
+        in_axes = jax.tree.map(lambda x: None if x.shape[0] == 1 else 0, arrays)
+        return jax.vmap(inner, in_axes)(*jax.tree.map(lambda x: x[0] if x.shape[0] == 1 else x, arrays))
+
+    return mapped

@@ -1,5 +1,6 @@
-"""The soft mask over the candidates, for a k that may be traced."""
+"""The soft mask over the candidates, for a k that may be traced, and may be real."""
 
+import math
 from typing import Any
 
 import jax
@@ -11,33 +12,40 @@ from shtopk import _checks, _rounds, _sharding
 from shtopk._boost import Relative, offset
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype
-from shtopk._seeding import permuted, permuted_back, seed_order
-from shtopk._select import centred, count, tournament
+from shtopk._seeding import filled, permuted, ranks, seed_order
+from shtopk._select import centred, count, log_weight, row_weights, tournament
 
 
 def topk_mask(
     scores: ArrayLike,
-    k: int | jax.Array,
+    k: ArrayLike,
     *,
     boost: Any = Relative(),  # noqa: B008 (frozen, so sharing it is safe)
     reseed: bool = False,
     where: ArrayLike | None = None,
+    candidates: int | None = None,
+    log: bool = False,
     axis_name: Any = None,
 ) -> jax.Array:
     """The soft top-k mask: the weight each candidate carries into its slot. It sums to k.
 
-    The same as `select(scores, k, ...).mask()`, for a `k` that may also be traced: an integer array of shape (), and
-    a different one for each row under `vmap`.
+    The same as `select(scores, k, ...).mask()`, for a `k` that may also be traced (a different one for each row under
+    `vmap`), and may be real: `(1 - f) * mask(floor k) + f * mask(floor k + 1)` with `f = k - floor k`. That is
+    continuous in k, and its derivative in k, `mask(floor k + 1) - mask(floor k)`, sums to 1: k can be learned.
 
     Args:
       scores: `(..., n)` floating, larger is better.
-      k: int or integer array of shape (), `1 <= k <= n`. A traced k out of range gives a mask of NaN.
+      k: int, float, or array of shape (), `1 <= k <= n`. A traced k out of range gives a mask of NaN.
       boost, reseed, where: as for `select`.
+      candidates: static int, `k <= candidates <= n`; only so many of the best scores enter. A traced k above it gives
+        a mask of NaN.
+      log: return the logarithm of the mask, to add to the logits of an attention: -inf where the mask is 0. Its
+        gradient is finite (and 0 where the mask is below 3e-31, which no softmax tells from 0).
       axis_name: inside `jax.shard_map`, the mesh axis that n is split over, see `topk`; `scores`, `where` and the
         mask are this device's share.
 
     Returns:
-      `(..., n)` in [0, 1], in the dtype of `scores`.
+      `(..., n)` in [0, 1], in the dtype of `scores`; with `log`, up to 0.
 
     Raises:
       TypeError, ValueError: at trace time, naming the argument, its value and the remedy.
@@ -46,50 +54,80 @@ def topk_mask(
     [0.5, 0.5, 0.5, 0.5]
     >>> jax.vmap(topk_mask)(jnp.ones((2, 2)), jnp.array([1, 2])).tolist()
     [[0.5, 0.5], [1.0, 1.0]]
+    >>> topk_mask(jnp.ones(2), 1.5).tolist()  # half of each of those
+    [0.75, 0.75]
     """
     scores = _checks.scores(scores)
     where = _checks.where(where, scores.shape)
     boost = _checks.boost(boost)
-    options = {"reseed": _checks.flag("reseed", reseed), "axis_name": axis_name}
     n = scores.shape[-1] * _checks.devices(axis_name)
-    if isinstance(k, jax.Array):
-        ks = jnp.broadcast_to(_checks.traced_k(k, n), scores.shape[:-1])
-        return _mask_of_traced_k(scores, where, ks, boost, **options)
-    return _mask(scores, where, boost, k=_checks.k(k, n), **options)
+    options = {
+        "reseed": _checks.flag("reseed", reseed),
+        "log": _checks.flag("log", log),
+        "axis_name": axis_name,
+    }
+    if not isinstance(k, jax.Array):
+        k = _checks.real_k(k, n) if _checks.is_real(k) else _checks.k(k, n)
+        candidates = _checks.candidates(candidates, math.ceil(k), n)
+        return _mask(scores, where, boost, k=k, candidates=candidates, **options)
+    candidates = _checks.candidates(candidates, 1, n)
+    ks = jnp.broadcast_to(_checks.traced_k(k, n if candidates is None else candidates), scores.shape[:-1])
+    return _mask_of_traced_k(scores, where, ks, boost, candidates=candidates, **options)
 
 
-@compiled("k", "reseed", "axis_name")
-def _mask(scores, where, boost, *, k, reseed, axis_name):
+@compiled("k", "reseed", "candidates", "log", "axis_name")
+def _mask(scores, where, boost, *, k, reseed, candidates, log, axis_name):
     """`topk_mask` for a static k."""
-    return tournament(scores, where, boost, k, reseed, None, axis_name)[0].mask()
+
+    def mask(k):
+        return row_weights(tournament(scores, where, boost, k, reseed, candidates, axis_name)[0])
+
+    low = math.floor(k)
+    out = mask(low) if low == k else (low + 1 - k) * mask(low) + (k - low) * mask(low + 1)
+    return (log_weight(out) if log else out).astype(scores.dtype)
 
 
-@compiled("reseed", "axis_name")
-def _mask_of_traced_k(scores, where, k, boost, *, reseed, axis_name):
+@compiled("reseed", "candidates", "log", "axis_name")
+def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, axis_name):
     """`topk_mask` for a traced k `(...)`."""
 
     def row(scores, where, k):
-        return _row_of_traced_k(scores, where, k, boost, reseed, _sharding.over(axis_name))
+        mask, most = _of_one_row(scores, where, boost, reseed, candidates, _sharding.over(axis_name))
+        if jnp.issubdtype(k.dtype, jnp.integer):
+            out = mask(k)
+        else:
+            # At k = n both sides are those of n - 1 and n: the derivative in k is that from below.
+            low = jnp.clip(k.astype(jnp.int32), 1, max(1, most - 1))
+            part = (k - low).astype(accumulation_dtype(scores.dtype))
+            lower, upper = jax.vmap(mask)(jnp.stack([low, jnp.minimum(low + 1, most)]))
+            out = (1 - part) * lower + part * upper
+        out = jnp.where(k > 0, out, jnp.nan)
+        return (log_weight(out) if log else out).astype(scores.dtype)
 
     return over_rows(row, scores.ndim - 1)(scores, where, k)
 
 
-def _row_of_traced_k(scores, where, k, boost, reseed, devices):
-    """The mask of one row of scores `(n,)` and one traced k: every round in the loop."""
+def _of_one_row(scores, where, boost, reseed, candidates, devices):
+    """The mask of one row of scores `(n,)` as a function of a traced k, and the largest k: every round in the loop."""
     rows = scores.shape[0]
-    scores, where, _ = devices.enter(scores, where, None)
-    n = scores.shape[0]
-    order = seed_order(scores, where)
-    live = jnp.int32(n) if where is None else count(where, n)
+    n = rows * devices.size
+    scores, where, indices = devices.enter(scores, where, candidates)
+    order = seed_order(scores, where, candidates)
+    most = order.shape[0]
+    live = jnp.int32(most) if where is None else count(where, most)
     ranked = permuted(scores.astype(accumulation_dtype(scores.dtype)), order)
-    ranked = centred(ranked, offset(boost, ranked, jnp.minimum(k, live) - 1))
-    # Survivors of each round: k * 2^r, down to k. Rounds with more than n to survive change nothing;
-    # theirs is cut to n before it can overflow.
-    power = jnp.arange(max(1, _rounds.round_count(n, 1)), dtype=jnp.int32)[::-1]
-    halves = jnp.where(k > (n >> power), n, k << power)
-    _, survivors, wins, orders = _rounds.loop_up(ranked, live, halves, boost, reseed)
-    slots = lax.iota(jnp.int32, n) < jnp.minimum(survivors, k)
-    weights, _ = _rounds.loop_down(slots.astype(ranked.dtype), halves, wins, orders)
-    weights = jnp.where(lax.iota(jnp.int32, n) < live, weights, 0)
-    mask = devices.part(permuted_back((weights,), order)[0], rows)
-    return jnp.where(k > 0, mask, jnp.nan).astype(scores.dtype)
+    rank = ranks(order if indices is None else permuted(indices, order), n, most)
+
+    def mask(k):
+        seeded = centred(ranked, offset(boost, ranked, jnp.minimum(k, live) - 1))
+        # Survivors of each round: k * 2^r, down to k. Rounds with more than `most` to survive change nothing;
+        # theirs is cut to that before it can overflow.
+        power = jnp.arange(max(1, _rounds.round_count(most, 1)), dtype=jnp.int32)[::-1]
+        halves = jnp.where(k > (most >> power), most, k << power)
+        _, survivors, wins, orders = _rounds.loop_up(seeded, live, halves, boost, reseed)
+        slots = lax.iota(jnp.int32, most) < jnp.minimum(survivors, k)
+        weights, _ = _rounds.loop_down(slots.astype(ranked.dtype), halves, wins, orders)
+        weights = jnp.where(lax.iota(jnp.int32, most) < live, weights, 0)
+        return devices.part(filled(weights, rank), rows)
+
+    return mask, most

@@ -92,11 +92,7 @@ class Selection:
         >>> select(jnp.array([0.0, 3.0, 1.0, 2.0]), 4).mask().tolist()
         [1.0, 1.0, 1.0, 1.0]
         """
-        weights = self.weights.reshape(*self.weights.shape[:-2], -1)
-        mask = over_rows(filled, weights.ndim - 1)(weights, self.places)
-        return over_rows(lambda x: self._devices.part(x, self._rows), mask.ndim - 1)(mask).astype(
-            self.scores.dtype
-        )
+        return row_weights(self).astype(self.scores.dtype)
 
     def matrix(self) -> jax.Array:
         """The dense form `(..., k, n)`, in the dtype of `scores`: `matrix @ E` is `pool(E)`."""
@@ -106,9 +102,73 @@ class Selection:
 
     @property
     def champions(self) -> jax.Array:
-        """`(..., k)` int32: each slot's member with the largest weight (the better-seeded one in a tie)."""
-        best = jnp.argmax(self.weights, axis=-1, keepdims=True)
-        return jnp.take_along_axis(self.indices, best, axis=-1)[..., 0]
+        """`(..., k)` int32: each slot's member with the largest weight (the better-seeded one in a tie).
+
+        n for a surplus slot.
+        """
+        return self.members_at(jnp.argmax(self.weights, axis=-1))
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Draw a subset: `(..., k)` int32, one member of each slot by its weight, n for a surplus slot.
+
+        Slots are drawn independently, and no candidate is in two of them. So the k indices are distinct, and
+        candidate i is among them with probability `m_i`, its entry of the mask. `key` is a key of `jax.random`,
+        with an `axis_name` the same on all devices. The draw is constant under differentiation; `log_prob` is not.
+
+        >>> s = select(jnp.array([4.0, 3.0, 2.0, 1.0]), 2, boost=lambda high, low, where: 1.0 * where)
+        >>> s.sample(jax.random.key(0)).tolist()  # the best two, for sure
+        [0, 1]
+        """
+        return self.members_at(drawn_member(self, _checks.key("key", key)))
+
+    def log_prob(self, indices: jax.Array) -> jax.Array:
+        """The log of the probability `(...)` that `sample` draws the subset `indices` `(..., k)`, in any order.
+
+        The sum of the log weights, `log p = sum over i in indices of log m_i`, and -inf for what cannot be drawn: two
+        members of one slot, a row left out, an index that is twice there. A surplus slot is written n, and has
+        probability 1. Float32 or float64. The gradient is finite; what cannot be drawn has gradient 0.
+
+        >>> s = select(jnp.array([0.0, 3.0, 1.0, 2.0]), 2, boost=lambda high, low, where: 0.75 * where)
+        >>> jnp.exp(s.log_prob(jnp.array([[1, 3], [1, 0]]))).tolist()  # .75 * .75; 1 and 0 share a slot
+        [0.5625, 0.0]
+        """
+        k, members = self.indices.shape[-2:]
+        indices = _checks.subset(indices, self.indices.shape[:-1])
+        axes = max(indices.ndim - 1, self.indices.ndim - 2)
+
+        def row(weights, places, indices):
+            within = (indices >= 0) & (indices < self.n)
+            place = filled(places, jnp.where(within, indices, self.n), k * members)
+            missing = within & (place == k * members) | ~within & (indices != self.n)
+            # Each live slot is there once, and n once for each surplus slot; both stand at k.
+            slots = jnp.where(jnp.any(weights != 0, axis=-1), lax.iota(jnp.int32, k), k)
+            possible = ~jnp.any(missing) & jnp.all(jnp.sort(place // members) == jnp.sort(slots))
+            log_weights = log_weight(filled(weights.reshape(-1), place, 1))
+            return jnp.where(possible, jnp.sum(log_weights), -jnp.inf)
+
+        def mapped(x, own):
+            return x.reshape((1,) * (axes - own) + x.shape)
+
+        lead = self.indices.ndim - 2
+        arrays = mapped(self.weights, lead), mapped(self.places, lead), mapped(indices, indices.ndim - 1)
+        return over_rows(row, axes)(*arrays)
+
+    def entropy(self) -> jax.Array:
+        """The entropy `(...)` of what `sample` draws, in nats: `- sum over members i of m_i * log m_i`.
+
+        Slots are independent, so theirs add up. Float32 or float64; its gradient is finite.
+
+        >>> s = select(jnp.zeros(4), 2, boost=Scaled(1.0))  # two slots of two members, even
+        >>> f"{s.entropy() / jnp.log(2.0):.3f}"
+        '2.000'
+        """
+        logs = log_weight(jnp.where(self.weights == 0, 1, self.weights))
+        return -jnp.sum(self.weights * logs, axis=(-2, -1))
+
+    def members_at(self, member):
+        """The candidates `(..., k)` that are the slots' `member` `(..., k)`; n for a surplus slot."""
+        index = jnp.take_along_axis(self.indices, member[..., None], axis=-1)[..., 0]
+        return jnp.where(jnp.any(self.weights != 0, axis=-1), index, self.n)
 
     @property
     def _devices(self):
@@ -133,6 +193,42 @@ class Selection:
     def _members(self):
         """The members that this device holds."""
         return self._devices.members(self.indices, self.weights, self.places)
+
+
+def row_weights(selection):
+    """The weight of each row that this device holds `(..., rows)`, in the dtype of the weights."""
+    weights = selection.weights.reshape(*selection.weights.shape[:-2], -1)
+    devices, rows = _sharding.over(selection.axis_name), selection.n // _checks.devices(selection.axis_name)
+
+    def row(weights, places):
+        return devices.part(filled(weights, places), rows)
+
+    return over_rows(row, weights.ndim - 1)(weights, selection.places)
+
+
+def drawn_member(selection, key):
+    """A member `(..., k)` of each slot, drawn by its weight: its place among the slot's members."""
+    return jax.random.categorical(key, jnp.log(lax.stop_gradient(selection.weights)))
+
+
+def moved(selection, member, fraction):
+    """`selection` with the weights of each slot moved so far towards its `member` `(..., k)` alone.
+
+    The step is constant under differentiation: the weights' gradient is that of the weights as they were.
+    """
+    weights = selection.weights
+    member = jnp.where(jnp.any(weights != 0, axis=-1), member, -1)  # a surplus slot stays empty
+    chosen = lax.broadcasted_iota(jnp.int32, weights.shape, weights.ndim - 1) == member[..., None]
+    step = jnp.asarray(fraction, weights.dtype) * (chosen.astype(weights.dtype) - weights)
+    return replace(selection, weights=weights + lax.stop_gradient(step))
+
+
+def log_weight(weights):
+    """`log(weights)`, -inf at 0. Below 2^24 of the smallest normal number, `1 / weights` times a cotangent could
+    overflow: such rows, which no softmax can tell from absent ones, have gradient 0."""
+    least = float(jnp.finfo(weights.dtype).tiny) * 2**24
+    held = jnp.where(weights < least, lax.stop_gradient(weights), weights)
+    return jnp.log(jnp.where(held == 0, 1, held)) + jnp.where(held == 0, -jnp.inf, 0)
 
 
 def sums(selection, embeddings):

@@ -65,11 +65,17 @@ class Whole:
     def part(self, x, rows):
         return x
 
-    def replicate(self, x):
-        return x
+    def replicate(self, tree):
+        return tree
 
     def total(self, tree, scatter=None):
         return tree
+
+    def most(self, x):
+        return x
+
+    def own_key(self, key):
+        return key
 
 
 class Split(NamedTuple):
@@ -134,10 +140,10 @@ class Split(NamedTuple):
         """This device's `rows` of `x` `(n,)`."""
         return lax.dynamic_slice_in_dim(x, lax.axis_index(self.axis_name) * rows, rows)
 
-    def replicate(self, x):
+    def replicate(self, tree):
         """What all devices have, typed as equal on all."""
         first = lax.axis_index(self.axis_name) == 0
-        return lax.psum(jnp.where(first, x, jnp.zeros_like(x)), self.axis_name)
+        return lax.psum(jax.tree.map(lambda x: jnp.where(first, x, jnp.zeros_like(x)), tree), self.axis_name)
 
     def total(self, tree, scatter=None):
         """The sum over the devices; with `scatter`, an axis of the arrays, each device's part of it along that axis."""
@@ -146,6 +152,14 @@ class Split(NamedTuple):
         return jax.tree.map(
             lambda x: lax.psum_scatter(x, self.axis_name, scatter_dimension=scatter, tiled=True), tree
         )
+
+    def most(self, x):
+        """The largest `x` of all devices."""
+        return lax.pmax(x, self.axis_name)
+
+    def own_key(self, key):
+        """A key that no other device has, from one that all have."""
+        return jax.random.fold_in(key, lax.axis_index(self.axis_name))
 
 
 def over(axis_name):

@@ -1,0 +1,109 @@
+"""From soft to sharp: scores and boost for a step of training."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from shtopk import _checks, _sharding
+from shtopk._boost import Scaled
+from shtopk._jit import compiled
+from shtopk._precision import accumulation_dtype
+
+
+class Annealed(NamedTuple):
+    """What `anneal` prepares for `topk`, `topk_mask` or `select`.
+
+    Attributes:
+      scores: `(..., n)` in the dtype of the scores given.
+      boost: `Scaled`, its sharpness that of this step.
+    """
+
+    scores: jax.Array
+    boost: Scaled
+
+
+def anneal(
+    scores: ArrayLike,
+    progress: ArrayLike,
+    key: jax.Array | None = None,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: Any = None,
+    noise: ArrayLike = 0.5,
+    sharpness: tuple[ArrayLike, ArrayLike] = (0.1, 100.0),
+) -> Annealed:
+    """Scores and boost for a step of training: soft and noisy at first, sharp and free of noise at the end.
+
+    `(v - mean) / spread + noise * (1 - progress) * z` with standard normals `z`, and
+    `Scaled(first * (last / first) ** progress)`. Mean and spread (the standard deviation) are taken over all rows of
+    the batch that take part, and are constant under differentiation. So the size of the network's scores does not
+    matter, and one row may still be surer than another. docs/training.md says what each part is for.
+
+    Args:
+      scores: `(..., n)` floating, larger is better, of the whole batch. (Under `jax.vmap` over the batch each row has
+        a mean and a spread of its own: call it outside.)
+      progress: scalar, plain or traced: 0 at the start of the training, 1 at its end. If traced, held to [0, 1].
+      key: a key of `jax.random`, another one for each step; None for no noise.
+      where: boolean, broadcastable to `(..., n)`; True = takes part. Others, and infinite or NaN scores, count
+        in neither mean nor spread. Pass it on to `topk` as well.
+      axis_name: a mesh axis (or a tuple of names) that the batch or n is split over, inside `jax.shard_map`: mean and
+        spread are those of all devices, and each device's noise is its own.
+      noise: scalar, the first standard deviation of the noise, in spreads of the scores.
+      sharpness: the first and the last of `Scaled`, in units of 1 / spread, both positive.
+
+    Returns:
+      `Annealed(scores, boost)`, scores in their own dtype. Where all scores are equal the spread counts as 1.
+
+    Raises:
+      TypeError, ValueError: at trace time, naming the argument, its value and the remedy.
+
+    >>> scores, boost = anneal(jnp.array([1.0, 2.0, 3.0]), progress=0.5)
+    >>> [f"{v:.3f}" for v in scores], f"{boost.sharpness:.3f}"  # sqrt(.1 * 100)
+    (['-1.225', '0.000', '1.225'], '3.162')
+    >>> topk_mask(scores, 1, boost=boost).round(2).tolist()
+    [0.0, 0.02, 0.98]
+    """
+    scores = _checks.scores(scores)
+    _checks.devices(axis_name)
+    return _anneal(
+        scores,
+        _checks.where(where, scores.shape),
+        _checks.share("progress", progress, "pass step / steps"),
+        None if key is None else _checks.key("key", key),
+        _checks.bare_number("noise", noise),
+        _checks.sharpness_range(sharpness),
+        axis_name=axis_name,
+    )
+
+
+@compiled("axis_name")
+def _anneal(scores, where, progress, key, noise, sharpness, *, axis_name):
+    """`anneal` for checked arguments."""
+    devices, dtype = _sharding.over(axis_name), accumulation_dtype(scores.dtype)
+    progress, noise = progress.astype(dtype), _checks.number("noise", noise, dtype)
+    first, last = (_checks.number("sharpness", number, dtype) for number in sharpness)
+    standard = _standardised(scores.astype(dtype), where, devices)
+    if key is not None:
+        normals = jax.random.normal(devices.own_key(key), scores.shape, dtype)
+        standard += noise * (1 - progress) * normals
+    return Annealed(standard.astype(scores.dtype), Scaled(first * (last / first) ** progress))
+
+
+def _standardised(scores, where, devices):
+    """`scores` less their mean, over their spread, both of the finite ones `where` and held constant."""
+    still = lax.stop_gradient(scores)
+    part = jnp.isfinite(still) if where is None else where & jnp.isfinite(still)
+    size = devices.most(jnp.max(jnp.where(part, jnp.abs(still), 0)))
+    size = jnp.where(size > 0, size, 1)  # no square of the numbers below overflows
+
+    def mean(x):
+        total, count = devices.total((jnp.sum(jnp.where(part, x, 0)), jnp.sum(part, dtype=x.dtype)))
+        return total / jnp.maximum(count, 1)
+
+    centre = mean(still / size)
+    spread = jnp.sqrt(mean((still / size - centre) ** 2))
+    equal = spread <= 4 * float(jnp.finfo(scores.dtype).eps)  # as far as rounding tells
+    return (scores / size - centre) * jnp.where(equal, size, 1 / spread)
