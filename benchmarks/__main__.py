@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME [--quick]`: a sub-command for each benchmark, a module with `run(quick)`."""
+"""`python -m benchmarks NAME [--quick]`: a sub-command for each benchmark, a folder with `run(quick)`."""
 
 import argparse
 import importlib

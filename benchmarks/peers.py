@@ -1,6 +1,7 @@
 """What a researcher would use instead, each in a few lines: `(embeddings, scores, k) -> (pooled, slot scores)`.
 
-Embeddings are `(batch, n, d)`, scores `(batch, n)`, the result `(batch, k, d)` and `(batch, k)`.
+Embeddings are `(batch, n, d)`, scores `(batch, n)`, the result `(batch, k, d)` and `(batch, k)`; a
+mask is `(batch, n)`.
 """
 
 import math
@@ -36,6 +37,24 @@ def plain_port(embeddings, scores, k, base=20.0):
         embeddings = w[..., None] * best + (1 - w[..., None]) * worst
         scores = w * high + (1 - w) * low
     return embeddings, scores
+
+
+def thresholded(scores, k, temperature):
+    """A sigmoid mask about the threshold at which it sums to k (LapSum's form); implicit derivative."""
+    v = scores / temperature
+    still = lax.stop_gradient(v)
+
+    def halve(_, ends):
+        low, high = ends
+        middle = 0.5 * (low + high)
+        over = jnp.sum(jax.nn.sigmoid(still - middle), -1, keepdims=True) > k
+        return jnp.where(over, middle, low), jnp.where(over, high, middle)
+
+    ends = still.min(-1, keepdims=True) - 20, still.max(-1, keepdims=True) + 20
+    level = sum(lax.fori_loop(0, 40, halve, ends)) / 2
+    slope = jax.nn.sigmoid(still - level) * jax.nn.sigmoid(level - still)
+    share = slope / jnp.maximum(slope.sum(-1, keepdims=True), 1e-9)
+    return jax.nn.sigmoid(v - level - jnp.sum(share * (v - still), -1, keepdims=True))
 
 
 def softsort():

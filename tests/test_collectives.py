@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from meshes import CHECKED, DEVICES, P, mapped, mesh, put
 
 import shtopk
-from benchmarks import collectives, devices_report
+from benchmarks.devices import collectives, report
 
 N, K, D = 512, 8, 24
 F32 = 4
@@ -107,7 +107,7 @@ def test_the_formula_counts_these_bytes():
     for candidates in (None, 16):
         found = arrays(step_of(split_call(candidates=candidates)), *draw())
         sent = sum(collectives.sent(kind, size, DEVICES) for kind, size in found)
-        assert sent == devices_report.formula(DEVICES, N, K, D, candidates)
+        assert sent == report.formula(DEVICES, N, K, D, candidates)
 
 
 # The same function under jit, its arrays laid out over devices by NamedSharding

@@ -9,7 +9,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from benchmarks import devices, devices_report
+from benchmarks.devices import report
+from benchmarks.devices.cells import plan
 
 ROOT = Path(__file__).parent.parent
 GUIDE = (ROOT / "docs" / "devices.md").read_text()
@@ -30,7 +31,7 @@ def test_the_guides_program_runs_and_learns():
 
 
 def test_the_whole_plan_was_measured():
-    base, largest, cells = devices.plan(quick=False)
+    base, largest, cells = plan(quick=False)
     assert (DEVICES["settings"]["base"], DEVICES["settings"]["largest"]) == (base, largest)
     measured = [{name: row[name] for name in base} for row in ROWS]
     assert sorted(map(str, measured)) == sorted(map(str, cells))
@@ -40,27 +41,27 @@ def test_the_whole_plan_was_measured():
 def test_the_formula_is_what_was_measured():
     for row in ROWS:
         size = [row[name] for name in ("devices", "n", "k", "d")]
-        assert devices_report.sent(row, "axis_name", "step") == devices_report.formula(*size)
-        narrowed = devices_report.formula(*size, candidates=4 * row["k"])
-        assert devices_report.sent(row, "axis_name, candidates=4k", "step") == narrowed
+        assert report.sent(row, "axis_name", "step") == report.formula(*size)
+        narrowed = report.formula(*size, candidates=4 * row["k"])
+        assert report.sent(row, "axis_name, candidates=4k", "step") == narrowed
 
 
 def test_the_guide_shows_the_committed_results():
     base, largest = DEVICES["settings"]["base"], DEVICES["settings"]["largest"]
-    assert "\n".join(devices_report.sweep(ROWS, base, "devices")) in GUIDE
-    assert "\n".join(devices_report.largest(ROWS, largest)) in GUIDE
-    assert (RESULTS / "devices.md").read_text() == "\n".join(devices_report.text(DEVICES))
+    assert "\n".join(report.sweep(ROWS, base, "devices")) in GUIDE
+    assert "\n".join(report.largest(ROWS, largest)) in GUIDE
+    assert (RESULTS / "devices.md").read_text() == "\n".join(report.text(DEVICES))
 
 
 def test_the_guides_numbers_for_64_gpus():
     cell = DEVICES["settings"]["largest"]
     assert cell == {"devices": 64, "n": 2**24, "k": 64, "d": 512}
     payload = 4 * cell["n"] * cell["d"]
-    assert (devices_report.size(payload), devices_report.size(payload / 64)) == ("34.4 GB", "537 MB")
-    assert devices_report.size(4 * 63 / 64 * (2 * 2**24 + 2 * 64 * 513)) == "132 MB"
-    row = devices_report.cell_of(ROWS, cell)
-    assert devices_report.size(devices_report.sent(row, "axis_name", "step")) == "132 MB"
-    memory = devices_report.temporary(row, "axis_name")
-    assert (devices_report.size(memory), round(memory / cell["n"])) == ("2 GB", 119)
-    assert devices_report.BYTES_PER_SECOND == 400e9 / 8
-    assert devices_report.sent(row, "jit over NamedSharding", "step") > payload
+    assert (report.size(payload), report.size(payload / 64)) == ("34.4 GB", "537 MB")
+    assert report.size(4 * 63 / 64 * (2 * 2**24 + 2 * 64 * 513)) == "132 MB"
+    row = report.cell_of(ROWS, cell)
+    assert report.size(report.sent(row, "axis_name", "step")) == "132 MB"
+    memory = report.temporary(row, "axis_name")
+    assert (report.size(memory), round(memory / cell["n"])) == ("2 GB", 119)
+    assert report.BYTES_PER_SECOND == 400e9 / 8
+    assert report.sent(row, "jit over NamedSharding", "step") > payload

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import learning_report
-from benchmarks.learning_methods import METHODS, OURS
-from benchmarks.learning_peers import Moment
-from benchmarks.learning_tasks import TASKS
+from benchmarks.learning import report
+from benchmarks.learning.methods import METHODS, OURS
+from benchmarks.learning.peers import Moment
+from benchmarks.learning.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
-RESULTS = learning_report.read(ROOT / "benchmarks" / "results")
+RESULTS = report.read(ROOT / "benchmarks" / "results")
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +47,9 @@ def test_every_task_marks_k_candidates(name):
 
 
 def test_steps_to_a_level_count_from_where_it_stays_above():
-    assert learning_report.since([0.1, 0.9, 0.3, 0.8, 0.9], 0.5) == 4
-    assert learning_report.since([0.9, 0.9], 0.5) == 1
-    assert learning_report.since([0.9, 0.1], 0.5) == float("inf")
+    assert report.since([0.1, 0.9, 0.3, 0.8, 0.9], 0.5) == 4
+    assert report.since([0.9, 0.9], 0.5) == 1
+    assert report.since([0.9, 0.1], 0.5) == float("inf")
 
 
 def test_every_task_was_measured_and_ours_stayed_finite():
@@ -58,14 +58,14 @@ def test_every_task_was_measured_and_ours_stayed_finite():
         measured = {row["method"] for row in result["rows"]}
         assert measured == set(METHODS)
         assert len(result["settings"]["seeds"]) >= 5
-        for row in learning_report.summary(result):
+        for row in report.summary(result):
             assert row["finite"] or row["method"] not in OURS
 
 
 def test_the_docs_of_training_show_the_committed_results():
     docs = (ROOT / "docs" / "training.md").read_text()
-    assert "\n".join(learning_report.headline(RESULTS)) in docs
-    assert (ROOT / "benchmarks" / "results" / "learning.md").read_text() == learning_report.text(RESULTS)
+    assert "\n".join(report.headline(RESULTS)) in docs
+    assert (ROOT / "benchmarks" / "results" / "learning.md").read_text() == report.text(RESULTS)
 
 
 def test_the_recipe_of_the_docs_is_the_one_measured():
@@ -79,7 +79,7 @@ def test_the_recipe_of_the_docs_is_the_one_measured():
         np.testing.assert_allclose(names["soft_mask"](scores, 4, progress, at.key), mask, atol=1e-4)
 
 
-ROWS = {name: {s["method"]: s for s in learning_report.summary(result)} for name, result in RESULTS.items()}
+ROWS = {name: {s["method"]: s for s in report.summary(result)} for name, result in RESULTS.items()}
 
 
 def mean(task, method):

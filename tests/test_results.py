@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import speed_report, speed_summary
+from benchmarks.speed import report, summary
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 QUALITY = json.loads((RESULTS / "quality.json").read_text())
@@ -64,19 +64,19 @@ def test_the_defaults_place_on_the_frontier():
 
 def test_the_docs_of_speed_show_the_committed_results():
     docs = (RESULTS.parent.parent / "docs" / "speed.md").read_text()
-    assert "\n".join(speed_summary.lines(SPEED["rows"])) in docs
-    assert "\n".join(speed_report.stages(SPEED["stages"])) in docs
-    assert (RESULTS / "speed.md").read_text() == "\n".join(speed_report.text(SPEED))
+    assert "\n".join(summary.lines(SPEED["rows"])) in docs
+    assert "\n".join(report.stages(SPEED["stages"])) in docs
+    assert (RESULTS / "speed.md").read_text() == "\n".join(report.text(SPEED))
 
 
 def test_what_the_docs_say_of_few_slots():
-    cells = [row for row in speed_summary.large(SPEED["rows"]) if 8 <= row["k"] <= row["n"] // 16]
+    cells = [row for row in summary.large(SPEED["rows"]) if 8 <= row["k"] <= row["n"] // 16]
     few = [row for row in cells if row["k"] <= 16]
     longest = []
-    for mode in ("forward", speed_summary.STEP):
-        narrow = speed_summary.ratios(cells, "shtopk, candidates=4k", "softsort", mode)
+    for mode in ("forward", summary.STEP):
+        narrow = summary.ratios(cells, "shtopk, candidates=4k", "softsort", mode)
         assert narrow and all(times < 1 for times, _ in narrow)
-        whole = speed_summary.ratios(few, "shtopk, sort once", "softsort", mode)
+        whole = summary.ratios(few, "shtopk, sort once", "softsort", mode)
         longest.append(max(times for times, _ in whole))
     assert round(max(longest), 1) == 2.2
 

@@ -9,7 +9,6 @@ from jax import lax
 
 import shtopk
 from benchmarks import peers
-from benchmarks.learning_peers import Moment, threshold_mask
 
 SHARPNESS = 20.0  # of the plain port's matches
 TEMPERATURE = 0.1  # of the soft sort, and of the threshold mask
@@ -55,7 +54,7 @@ PEERS = {
     "plain port": plain_port,
     "softsort": softsort,
     "gated lax.top_k": lambda e, v, k: peers.gated(e, v, k)[0],
-    "threshold mask": lambda v, k: threshold_mask(None, v, k, Moment(TEMPERATURE, None, None, None))[1],
+    "threshold mask": lambda v, k: peers.thresholded(v, k, TEMPERATURE),
 }
 WAYS = OURS | PEERS
 ARRAYS = {

@@ -1,24 +1,15 @@
-"""The frontier that the default boost is chosen on: quality against the reach of the gradient.
-
-For each family of boosts, each of its numbers, each (n, k) and each distribution of scores: nCCS (d = 32,
-E ~ U[-1, 1]) and mass on the true top k; and of the gradient of a random linear loss on the outputs, its
-reach, the number of candidates that receive at least 1e-3 of the largest, in units of k, and its size, the
-largest times the scores' spread around the boundary (median and 95th percentile over draws). `last_round` is
-1 where the last round is soft and 0 where it is hard: a boost that is hard there whatever the scores has a
-fine nCCS, and its models do not learn.
-"""
+"""Every boost over every size and distribution of scores, and the worst that each comes to."""
 
 import itertools
-import time
 
 import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from benchmarks import frontier_plot, records
-from benchmarks.frontier_boosts import COMPROMISE, FAMILIES, SHARPNESS
-from benchmarks.frontier_measure import draws_of, measurement, sample
-from benchmarks.frontier_scores import DISTRIBUTIONS
+from benchmarks import records
+from benchmarks.boosts import COMPROMISE, FAMILIES
+from benchmarks.frontier.measure import draws_of, measurement, sample
+from benchmarks.frontier.scores import DISTRIBUTIONS
 
 SEED = 0
 CELLS = [(16, 2), (64, 4), (256, 16), (1000, 7), (1024, 32), (4096, 256), (16384, 2), (16384, 256)]
@@ -67,31 +58,3 @@ def worst(row, cells, without=None):
         ]
         found[what] = list(min(places))
     return found
-
-
-def run(quick):
-    started = time.monotonic()
-    cells = QUICK_CELLS if quick else CELLS
-    grid = [(name, c, x) for name, (_, xs) in FAMILIES.items() for c in SHARPNESS for x in xs]
-    rows = sweep(grid, cells, quick)
-    finalists = [
-        row
-        for reseed in (False, True)
-        for row in sweep(FINALISTS, cells, quick, reseed=reseed, scale=2, seed=SEED + 1)
-    ]
-    path = records.directory(quick) / "frontier.json"
-    records.write(
-        path,
-        started=started,
-        rows=rows,
-        finalists=finalists,
-        settings={
-            "cells": cells,
-            "draws": [draws_of(n, quick) for n, _ in cells],
-            "seed": SEED,
-            "distributions": list(DISTRIBUTIONS),
-            "default": FINALISTS[0],
-            "compromise": COMPROMISE,
-        },
-    )
-    frontier_plot.draw(path)

@@ -7,8 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks import records
-from benchmarks.learning_methods import METHODS, OURS
-from benchmarks.learning_tasks import TASKS
+from benchmarks.learning.methods import METHODS, OURS
+from benchmarks.learning.tasks import TASKS
 
 HEAD = (
     "method",

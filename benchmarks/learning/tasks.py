@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from benchmarks import learning_models as models
+from benchmarks.learning import models
 
-EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "find_the_digits.py"
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "find_the_digits.py"
 
 
 class Classification:

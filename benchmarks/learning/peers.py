@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from benchmarks.peers import rows
+from benchmarks.peers import rows, thresholded
 
 SAMPLES = 32  # of the perturbed top k
 
@@ -63,21 +63,7 @@ def softsort(embeddings, scores, k, at):
 
 
 def threshold_mask(embeddings, scores, k, at):
-    """A sigmoid mask about the threshold at which it sums to k (LapSum's form); implicit derivative."""
-    v = scores / at.number
-    still = lax.stop_gradient(v)
-
-    def halve(_, ends):
-        low, high = ends
-        middle = 0.5 * (low + high)
-        over = jnp.sum(jax.nn.sigmoid(still - middle), -1, keepdims=True) > k
-        return jnp.where(over, middle, low), jnp.where(over, high, middle)
-
-    ends = still.min(-1, keepdims=True) - 20, still.max(-1, keepdims=True) + 20
-    level = sum(lax.fori_loop(0, 40, halve, ends)) / 2
-    slope = jax.nn.sigmoid(still - level) * jax.nn.sigmoid(level - still)
-    share = slope / jnp.maximum(slope.sum(-1, keepdims=True), 1e-9)
-    return embeddings, jax.nn.sigmoid(v - level - jnp.sum(share * (v - still), -1, keepdims=True))
+    return embeddings, thresholded(scores, k, at.number)
 
 
 def perturbed(embeddings, scores, k, at):

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from jax import lax
 
 import shtopk
-from benchmarks import learning_peers as peers
-from benchmarks.frontier_boosts import COMPROMISE, FAMILIES
+from benchmarks.boosts import COMPROMISE, FAMILIES
+from benchmarks.learning import peers
 
 SOFT, SHARP, NOISE = 0.1, 100.0, 0.5  # the recipe's sharpness, first and last, and its noise at first
 
 
 class Method(NamedTuple):
-    """`choose` as in `learning_peers`; `hard_weights(scores (b, k), number, k)` at hard evaluation, 1 if None."""
+    """`choose` as in `peers`; `hard_weights(scores (b, k), number, k)` at hard evaluation, 1 if None."""
 
     choose: Callable
     numbers: tuple

@@ -1,21 +1,12 @@
-"""Speed over the paper's Figure 1 and beyond: time, compile time and memory, beside the limits and the peers.
-
-Everything in a cell is timed in turn on the same arrays, so that ratios hold within it; what makes giant arrays comes
-after the others, for whoever comes next pays for the gigabytes it gives back. A gradient is a whole training step's
-share, outputs and gradients by `jax.vjp`, for a loss that is quadratic in the outputs: a linear one would let XLA leave
-out what real losses need.
-"""
-
-import time
+"""The time and memory of one cell, and the seconds that compiling takes."""
 
 import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
 import shtopk
-from benchmarks import peers, records, speed_report
-from benchmarks.published import GRID, published_seconds
-from benchmarks.stages import stages
+from benchmarks import peers, records
+from benchmarks.published import GRID
 from benchmarks.timing import compiled, compiled_together, interleaved, read, write
 
 SEED = 0
@@ -133,26 +124,3 @@ def compile_times(quick):
                 seconds.setdefault(name, {})[mode] = records.rounded(sorted(taken)[1], 3)
         rows.append({"n": n, "k": k, "seconds": seconds})
     return rows
-
-
-def run(quick):
-    started = time.monotonic()
-    softsort = peers.softsort()
-    available = OURS | PEERS | ({} if softsort is None else {"softsort": softsort})
-    compiling = compile_times(quick)
-    parts = stages(quick)
-    rows, paper = [], published_seconds()
-    for c in tqdm(cells(quick), desc="speed", unit="cell"):
-        row = measure(c, available)
-        if c["section"] == "grid":
-            row["published_seconds"] = {
-                name: paper[name, c["n"], c["k"]] for name in ("successive_halving", "iterative")
-            }
-        rows.append(row)
-    backend = jax.default_backend()
-    path = records.directory(quick) / ("speed.json" if backend == "cpu" else f"{backend}-speed.json")
-    settings = {"dtype": "float32", "seed": SEED, "modes": MODES}
-    records.write(
-        path, started=started, rows=rows, settings=settings, compile_seconds=compiling, stages=parts
-    )
-    speed_report.report(path)

@@ -1,4 +1,4 @@
-"""The families of boosts that the frontier compares: a unit for the gaps, and a link from gap to weight.
+"""Families of boosts to compare with the library's: a unit for the gaps, and a link from gap to weight.
 
 A family is called as `family(sharpness, number) -> boost`. All are free of scale. The boosts are plain
 functions that close over their numbers, which may be traced.

@@ -4,7 +4,8 @@ import json
 
 import matplotlib.pyplot as plt
 
-from benchmarks import records, speed_summary
+from benchmarks import records
+from benchmarks.speed import summary
 
 COLOURS = {
     "shtopk": ("#0072b2", "-"),
@@ -34,7 +35,7 @@ def text(results):
     )
     if hardware["backend"] == "cpu":
         yield "GPU: not measured."
-    yield from ["", *speed_summary.lines(results["rows"])]
+    yield from ["", *summary.lines(results["rows"])]
     for section in dict.fromkeys(row["section"] for row in results["rows"]):
         rows = [row for row in results["rows"] if row["section"] == section]
         for mode in results["settings"]["modes"]:

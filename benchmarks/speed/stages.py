@@ -34,7 +34,7 @@ AGAINST = {
 }
 
 
-def stages(quick):
+def measured(quick):
     """`[{"batch", "n", "k", "d", "ms": {stage or limit: ms}, "against": {stage: limit}}]`."""
     sizes = SIZES[:1] if quick else SIZES
     return [measure(*size) for size in tqdm(sizes, desc="stages", unit="size")]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 import shtopk
-from benchmarks.frontier_scores import DISTRIBUTIONS
+from benchmarks.frontier.scores import DISTRIBUTIONS
 
 D = 32
 

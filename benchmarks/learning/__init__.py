@@ -1,0 +1,60 @@
+"""Does a model learn through it? Four tasks, every way to choose, at hard evaluation.
+
+`python -m benchmarks learning [--task NAME ...] [--method NAME ...] [--quick]`. Each method is tuned over the same
+budget, two learning rates by two values of its own number, on a seed of its own; the best of the four is then
+trained on five fresh seeds. The recipe has no number to tune.
+"""
+
+import json
+import time
+
+from tqdm import tqdm
+
+from benchmarks import records
+from benchmarks.learning import report
+from benchmarks.learning.methods import METHODS
+from benchmarks.learning.tasks import TASKS
+from benchmarks.learning.train import HELD_OUT, RATES, SEEDS, SEGMENTS, TUNING_SEED, measure
+
+
+def write(path, settings, measured, started):
+    """Write a task's results; methods not measured this time keep the rows they have under the same settings."""
+    rows = {row["method"]: row for row in measured}
+    if path.exists():
+        before = json.loads(path.read_text())
+        if before["settings"] == json.loads(json.dumps(settings)):
+            rows = {row["method"]: row for row in before["rows"]} | rows
+    rows = [rows[name] for name in METHODS if name in rows]
+    records.write(path, settings=settings, rows=rows, started=started)
+
+
+def run(quick, tasks=None, methods=None):
+    tasks = tasks or (["marked-tokens"] if quick else list(TASKS))
+    methods = methods or (["recipe", "gated top k", "iterative, annealed"] if quick else list(METHODS))
+    for given, known in ((tasks, TASKS), (methods, METHODS)):
+        if unknown := set(given) - set(known):
+            raise SystemExit(f"unknown: {sorted(unknown)}; there are {list(known)}")
+    seeds = list(SEEDS)[:1] if quick else list(SEEDS)
+    runs = sum(len(RATES) * len(METHODS[name].numbers) + len(seeds) for name in methods)
+    with tqdm(total=runs * SEGMENTS * len(tasks), unit="segment") as progress:
+        for name in tasks:
+            started, task = time.monotonic(), TASKS[name]
+            steps = task.steps // 3 if quick else task.steps
+            measured = []
+            for method in methods:
+                progress.set_description(f"{name}, {method}")
+                measured.append(measure(task, method, steps, seeds, progress))
+            settings = {
+                "task": name,
+                "chance": task.chance,
+                "n": task.n,
+                "k": task.k,
+                "batch": task.batch,
+                "held_out": HELD_OUT * task.batch,
+                "segments": SEGMENTS,
+                "rates": RATES,
+                "tuning_seed": TUNING_SEED,
+                "seeds": seeds,
+            }
+            write(records.directory(quick) / f"learning-{name}.json", settings, measured, started)
+    report.write(records.directory(quick))
