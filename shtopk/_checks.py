@@ -213,7 +213,7 @@ def key(name, value):
     if isinstance(value, (jax.Array, np.ndarray)):
         typed = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
         if value.shape == () if typed else value.dtype == jnp.uint32 and value.ndim == 1:
-            return value
+            return jnp.asarray(value)
     raise TypeError(f"{name} must be a single key, got {_kind(value)}; make one by jax.random.key(seed)")
 
 
@@ -238,7 +238,7 @@ def share(name, value, meaning):
         raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(value)}; pass one number")
     if not isinstance(value, Tracer) and not 0 <= value <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {value}; {meaning}")
-    return jnp.clip(jnp.asarray(value, jnp.float32), 0, 1)
+    return jnp.clip(jnp.asarray(value, jnp.result_type(float)), 0, 1)
 
 
 def sharpness_range(value):

@@ -98,7 +98,7 @@ def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, axis_
         else:
             # At k = n both sides are those of n - 1 and n: the derivative in k is that from below.
             low = jnp.clip(k.astype(jnp.int32), 1, max(1, most - 1))
-            part = (k - low).astype(accumulation_dtype(scores.dtype))
+            part = (k - low.astype(k.dtype)).astype(accumulation_dtype(scores.dtype))
             lower, upper = jax.vmap(mask)(jnp.stack([low, jnp.minimum(low + 1, most)]))
             out = (1 - part) * lower + part * upper
         out = jnp.where(k > 0, out, jnp.nan)

@@ -176,8 +176,10 @@ def _topk(
     soft = TopK(sums(selection, embeddings), selection.scores, chosen)
     if straight_through:
         hard = _hard_rows(embeddings, entry, selection.n, k, order, devices)
-        values = jax.tree.map(lambda hard, soft: _value_of(hard.astype(soft.dtype), soft), hard[:2], soft[:2])
-        soft = TopK(*values, hard.indices)
+        rows, slots = jax.tree.map(
+            lambda hard, soft: _value_of(hard.astype(soft.dtype), soft), tuple(hard[:2]), tuple(soft[:2])
+        )
+        soft = TopK(rows, slots, hard.indices)
     pooled = devices.total(soft.embeddings)
     if draw is not None:  # a slot's score moves as its rows do
         slots = devices.total(sums(selection, scores[..., None]))[..., 0]

@@ -207,8 +207,8 @@ def row_weights(selection):
 
 
 def drawn_member(selection, key):
-    """A member `(..., k)` of each slot, drawn by its weight: its place among the slot's members."""
-    return jax.random.categorical(key, jnp.log(lax.stop_gradient(selection.weights)))
+    """A member `(..., k)` int32 of each slot, drawn by its weight: its place among the slot's members."""
+    return jax.random.categorical(key, jnp.log(lax.stop_gradient(selection.weights))).astype(jnp.int32)
 
 
 def moved(selection, member, fraction):

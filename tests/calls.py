@@ -23,6 +23,7 @@ V = jnp.asarray(rng.permutation(N) / 3 + rng.uniform(0, 0.1, N))
 HIGH, LOW = jnp.array([4.0, 2.5, 1.7]), jnp.array([-1.0, 0.5, 0.9])
 WHERE = jnp.arange(N) % 5 != 3
 C = jnp.asarray(1.5)
+KEY = jax.random.key(0)
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def _boosted(name):
 
 
 SELECTION = shtopk.select(V, K, boost=shtopk.Scaled(C))
+CHAMPIONS = SELECTION.champions
 
 CALLS = {
     "topk": Call(lambda e, v, c: shtopk.topk(e, v, K, boost=shtopk.Scaled(c)), (E, V, C)),
@@ -87,6 +89,11 @@ CALLS = {
         (E, V),
         exact=False,
     ),
+    "topk: drawn": Call(
+        lambda e, v, t, c: shtopk.topk(e, v, K, boost=shtopk.Scaled(c), draw=t, key=KEY, order="position"),
+        (E, V, jnp.asarray(0.75), C),
+        exact=False,
+    ),
     "hard_topk": Call(lambda e, v: shtopk.hard_topk(e, v, K), (E, V)),
     "iterative_topk": Call(lambda e, v, c: shtopk.iterative_topk(e, v, K, alpha=c), (E, V, C)),
     "select": Call(lambda v, c: shtopk.select(v, K, boost=shtopk.Scaled(c)), (V, C)),
@@ -94,12 +101,23 @@ CALLS = {
     "topk_mask: traced k": Call(
         lambda v, k, c: shtopk.topk_mask(v, k, boost=shtopk.Scaled(c)), (V, jnp.int32(K), C)
     ),
+    "topk_mask: real k": Call(
+        lambda v, k, c: shtopk.topk_mask(v, k, boost=shtopk.Scaled(c)), (V, jnp.asarray(2.25), C)
+    ),
+    "topk_mask: its log": Call(
+        lambda v, c: shtopk.topk_mask(v, K, boost=shtopk.Scaled(c), candidates=5, log=True)[:3], (V, C)
+    ),
+    "anneal": Call(lambda v, p, where: shtopk.anneal(v, p, KEY, where=where), (V, C / 4, WHERE), exact=False),
     "Selection.pool": Call(lambda s, e: s.pool(e), (SELECTION, E)),
     "Selection.unpool": Call(lambda s, p: s.unpool(p), (SELECTION, P)),
     "Selection.mask": Call(lambda s: s.mask(), (SELECTION,)),
     "Selection.matrix": Call(lambda s: s.matrix(), (SELECTION,)),
     "Selection.champions": Call(lambda s: s.champions, (SELECTION,)),
-    "TopK": Call(lambda e, v: shtopk.TopK(jnp.sin(e), jnp.cos(v)), (E, V)),
+    "Selection.sample": Call(lambda s: s.sample(KEY), (SELECTION,)),
+    "Selection.log_prob": Call(lambda s: s.log_prob(CHAMPIONS), (SELECTION,)),
+    "Selection.entropy": Call(lambda s: s.entropy(), (SELECTION,), exact=False),
+    "TopK": Call(lambda e, v: shtopk.TopK(jnp.sin(e), jnp.cos(v), jnp.arange(N)), (E, V)),
+    "Annealed": Call(lambda v, c: shtopk.Annealed(jnp.sin(v), shtopk.Scaled(c)), (V, C)),
     "nccs": Call(shtopk.nccs, (E[:3], jnp.flip(E[3:6]))),
     "Scaled": Call(_boosted("Scaled"), (C, HIGH, LOW)),
     "Power": Call(_boosted("Power"), (C, HIGH, LOW)),
@@ -107,4 +125,4 @@ CALLS = {
 }
 
 # A choice has no derivative: it is left out where derivatives are taken.
-DIFFERENTIABLE = [name for name in CALLS if name != "Selection.champions"]
+DIFFERENTIABLE = [name for name in CALLS if name not in ("Selection.champions", "Selection.sample")]

@@ -1,7 +1,7 @@
 """Each error a user can meet, by its message: the argument, the value, the remedy."""
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ def refused(kind, *words):
 def test_k(function):
     call = EVERY[function]
     for k, shown in [(2.0, "2.0"), ("2", "'2'"), (None, "None"), (True, "True")]:
+        if function == "topk_mask" and k == 2.0:
+            continue  # may be real
         with refused(TypeError, "k must be an int", shown, "int(k)"):
             call(V, k)
     for k in (0, -3, 6):
@@ -44,11 +46,55 @@ def test_a_traced_k(function):
         jax.jit(EVERY[function])(V, 2)
 
 
-def test_a_traced_k_for_topk_mask():
-    with refused(TypeError, "scalar integer array", "float", "jax.vmap"):
-        shtopk.topk_mask(V, jnp.array(2.0))
-    with refused(TypeError, "scalar integer array", "(2,)", "jax.vmap"):
-        shtopk.topk_mask(V, jnp.array([2, 3]))
+def test_real_and_traced_k_for_topk_mask():
+    for k in (jnp.array([2, 3]), jnp.array([2.0, 3.0])):
+        with refused(TypeError, "scalar array", "(2,)", "jax.vmap"):
+            shtopk.topk_mask(V, k)
+    with refused(TypeError, "scalar array", "complex"):
+        shtopk.topk_mask(V, jnp.array(2 + 0j))
+    for k in (0.5, 5.5, float("nan")):
+        with refused(ValueError, "1 <= k <= n", f"k={k}", "1 to 5"):
+            shtopk.topk_mask(V, k)
+    with refused(ValueError, "k <= candidates <= n", "candidates=2", "3 to 5"):
+        shtopk.topk_mask(V, 2.5, candidates=2)
+
+
+def test_draw_and_key():
+    key: Any = jax.random.key(0)
+    with refused(ValueError, "draw and key go together", "key=None", "jax.random.key(0)"):
+        shtopk.topk(E, V, 2, draw=0.5)
+    with refused(ValueError, "draw and key go together", "draw=None"):
+        shtopk.topk(E, V, 2, key=key)
+    with refused(ValueError, "draw must be in [0, 1]", "1.5"):
+        shtopk.topk(E, V, 2, draw=1.5, key=key)
+    with refused(ValueError, "draw must be a scalar", "(2,)"):
+        shtopk.topk(E, V, 2, draw=jnp.ones(2), key=key)
+    with refused(ValueError, "draw and straight_through", "one of them"):
+        shtopk.topk(E, V, 2, draw=1.0, key=key, straight_through=True)
+    for wrong in (0, jax.random.split(key), jnp.zeros(2)):
+        with refused(TypeError, "key must be a single key", "jax.random.key(seed)"):
+            shtopk.topk(E, V, 2, draw=1.0, key=cast(Any, wrong))
+
+
+def test_anneal():
+    with refused(ValueError, "progress must be in [0, 1]", "500", "step / steps"):
+        shtopk.anneal(V, 500)
+    with refused(ValueError, "sharpness must be positive", "(0.0, 100.0)"):
+        shtopk.anneal(V, 0.5, sharpness=(0.0, 100.0))
+    with refused(TypeError, "sharpness must be a pair", "100.0"):
+        shtopk.anneal(V, 0.5, sharpness=cast(Any, 100.0))
+    with refused(TypeError, "key must be a single key", "int"):
+        shtopk.anneal(V, 0.5, cast(Any, 0))
+    with refused(TypeError, "scores must be floating point", "int64"):
+        shtopk.anneal(V.astype(int), 0.5)
+
+
+def test_indices_of_a_subset():
+    selection = shtopk.select(V, 2)
+    with refused(TypeError, "indices must be integers", "float64", "sample(key)"):
+        selection.log_prob(V[:2])
+    with refused(ValueError, "indices has shape (3,)", "(..., k) = (2,)"):
+        selection.log_prob(jnp.array([0, 1, 2]))
 
 
 @FOR_EVERY
@@ -67,10 +113,11 @@ def test_scores(function):
 
 @pytest.mark.parametrize("function", WITH_PAYLOAD)
 def test_embeddings(function):
-    with refused(TypeError, "embeddings must be floating point", "int64", "astype"):
-        function(E.astype(int), V, 2)
-    with refused(TypeError, "embeddings must be floating point", "complex128", "astype"):
-        function(E.astype(complex), V, 2)
+    for dtype in () if function is shtopk.hard_topk else (int, complex):
+        with refused(TypeError, "must be floating point", np.dtype(dtype).name, "indices", "astype"):
+            function(E.astype(dtype), V, 2)
+    with refused(ValueError, "embeddings has shape (5, 2)", "(5, 1)", "scores[..., 0]"):
+        function(E, V[:, None], 1)
     with refused(ValueError, "embeddings has shape (2, 5)", "(5,)", "reshape"):
         function(E.T, V, 2)
     with refused(ValueError, "embeddings['a'][1] has shape ()", "(5,)"):

@@ -1,0 +1,118 @@
+"""topk_mask: a real k, the logarithm, candidates."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import shtopk
+
+
+def scores_of(n, rows=2, seed=0):
+    return jnp.asarray(np.random.default_rng([seed, n]).normal(size=(rows, n)))
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_real_k_mixes_its_two_neighbours(traced):
+    scores = scores_of(11)
+    lower, upper = shtopk.topk_mask(scores, 3), shtopk.topk_mask(scores, 4)
+    for k in (3.0, 3.25, 3.75, 4.0):
+        mask = shtopk.topk_mask(scores, jnp.asarray(k) if traced else k)
+        np.testing.assert_allclose(mask, (4 - k) * lower + (k - 3) * upper, rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(mask.sum(-1), k)
+
+
+def test_the_derivative_in_a_real_k_sums_to_1():
+    scores = scores_of(11, rows=1)[0]
+    for k, low in [(1.0, 1), (3.5, 3), (4.0, 4), (11.0, 10)]:  # at k = n from below
+        slope = jax.jacobian(shtopk.topk_mask, argnums=1)(scores, jnp.asarray(k))
+        want = shtopk.topk_mask(scores, low + 1) - shtopk.topk_mask(scores, low)
+        np.testing.assert_allclose(slope, want, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(slope.sum(), 1)
+
+
+def test_a_real_k_for_each_row_under_vmap():
+    scores, ks = scores_of(10, rows=3), jnp.array([1.0, 4.5, 10.0])
+    where = jnp.arange(10) < 9
+    masks = jax.vmap(lambda v, k: shtopk.topk_mask(v, k, where=where))(scores, ks)
+    np.testing.assert_allclose(masks.sum(-1), [1.0, 4.5, 9.0])
+
+
+def test_a_real_k_of_one_candidate():
+    assert shtopk.topk_mask(jnp.ones(1), jnp.asarray(1.0)).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("k", [0.5, 5.5, np.nan, np.inf])
+def test_a_real_k_out_of_range_is_never_silent(k):
+    assert np.all(np.isnan(shtopk.topk_mask(jnp.arange(5.0), jnp.asarray(k))))
+
+
+def test_gradient_descent_finds_how_many():
+    """The k whose mask weighs 3 good rows and no bad one, from a k that is too large."""
+    scores, value = jnp.arange(8.0), jnp.where(jnp.arange(8) < 5, -1.0, 1.0)
+    loss = jax.jit(
+        jax.value_and_grad(lambda k: -value @ shtopk.topk_mask(scores, k, boost=shtopk.Scaled(9.0)))
+    )
+    k = jnp.asarray(6.5)
+    for _ in range(60):
+        k = jnp.clip(k - 0.1 * loss(k)[1], 1, 8)
+    assert abs(float(k) - 3) < 0.1
+
+
+@pytest.mark.parametrize("k", [2, 2.5, jnp.int32(2), jnp.asarray(2.5)], ids=repr)
+def test_candidates_of_the_mask_are_those_of_the_selection(k):
+    scores = scores_of(12)
+    where = jnp.arange(12) % 5 != 1
+    mask = shtopk.topk_mask(scores, k, candidates=5, where=where)
+    lower, upper = (shtopk.select(scores, i, candidates=5, where=where).mask() for i in (2, 3))
+    part = float(k) - 2
+    np.testing.assert_allclose(mask, (1 - part) * lower + part * upper, rtol=1e-9, atol=1e-15)
+    assert np.all((np.asarray(mask) > 0).sum(-1) <= 5)
+
+
+def test_a_traced_k_above_the_candidates_is_never_silent():
+    assert np.all(np.isnan(shtopk.topk_mask(jnp.arange(5.0), jnp.int32(4), candidates=3)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("k", [3, 2.5, jnp.int32(3)], ids=repr)
+def test_the_log_is_the_log_of_the_mask(dtype, k):
+    scores = scores_of(64).astype(dtype)
+    options = {"boost": shtopk.Scaled(30.0), "where": jnp.arange(64) % 7 != 0}
+    mask, log = shtopk.topk_mask(scores, k, **options), shtopk.topk_mask(scores, k, log=True, **options)
+    assert log.dtype == dtype
+    mask, log = np.asarray(mask, np.float64), np.asarray(log, np.float64)
+    large = mask > 1e-6
+    np.testing.assert_allclose(log[large], np.log(mask[large]), atol=8 * float(jnp.finfo(dtype).eps) * 16)
+    assert np.all(log[:, ::7] == -np.inf)
+    assert not np.any(np.isnan(log))
+    assert np.all(log <= 0)
+
+
+@pytest.mark.parametrize("sharpness", [0.1, 10.0, 1e4])
+def test_attention_by_the_log_mask_has_finite_gradients(sharpness, x32):
+    scores, logits = scores_of(128).astype(jnp.float32), scores_of(128, seed=1).astype(jnp.float32)
+    values = jnp.sin(jnp.arange(128.0))
+    where = jnp.arange(128) < 100
+
+    def loss(v):
+        bias = shtopk.topk_mask(v, 8, boost=shtopk.Scaled(sharpness), where=where, log=True)
+        return jnp.sum(jax.nn.softmax(logits + bias) @ values)
+
+    gradient = jax.grad(loss)(scores)
+    assert np.all(np.isfinite(gradient))
+    assert np.all(gradient[:, 100:] == 0)
+    # What the mask hides has no weight; the rest is weighed by it.
+    mask = shtopk.topk_mask(scores, 8, boost=shtopk.Scaled(sharpness), where=where)
+    weighed = mask * jnp.exp(logits)
+    want = jnp.sum((weighed / weighed.sum(-1, keepdims=True)) @ values)
+    np.testing.assert_allclose(loss(scores), want, rtol=1e-5)
+
+
+def test_a_huge_cotangent_on_the_log_of_a_tiny_weight_is_finite(x32):
+    scores = jnp.arange(16.0)
+    for sharpness in (1.0, 3.0, 5.0, 6.0, 8.0):
+        pull = jax.vjp(
+            lambda v, c=sharpness: shtopk.topk_mask(v, 1, boost=shtopk.Scaled(c), log=True), scores
+        )[1]
+        assert np.all(np.isfinite(pull(jnp.full(16, 1e6))[0]))

@@ -1,0 +1,254 @@
+"""A selection as a distribution over subsets, and slots drawn from it."""
+
+from itertools import combinations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import shtopk
+
+N, K = 7, 3
+V = jnp.asarray(np.random.default_rng(0).normal(size=(2, N)))
+E = jnp.asarray(np.random.default_rng(1).normal(size=(2, N, 4)))
+SUBSETS = np.array(list(combinations(range(N), K)))
+CASES = {
+    "as it comes": {},
+    "reseed": {"reseed": True},
+    "where": {"where": jnp.arange(N) % 3 != 1},
+    "candidates": {"candidates": 5},
+}
+FOR_EVERY_CASE = pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+
+
+def probabilities(selection):
+    """The probability of every subset, `(subsets, ...)`."""
+    return np.exp(jax.vmap(selection.log_prob)(jnp.asarray(SUBSETS)))
+
+
+@FOR_EVERY_CASE
+def test_probabilities_of_all_subsets_by_enumeration(options):
+    selection = shtopk.select(V, K, boost=shtopk.Scaled(1.0), **options)
+    p = probabilities(selection)
+    np.testing.assert_allclose(p.sum(0), 1, rtol=1e-12)
+    member = (SUBSETS[:, :, None] == np.arange(N)).any(1)
+    np.testing.assert_allclose(p.T @ member, selection.mask(), rtol=1e-12, atol=1e-15)
+    entropy = -np.sum(np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0), 0)
+    np.testing.assert_allclose(selection.entropy(), entropy, rtol=1e-12)
+
+
+@FOR_EVERY_CASE
+def test_samples_have_the_marginals_of_the_mask(options):
+    selection = shtopk.select(V, K, boost=shtopk.Scaled(1.0), **options)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    draws = np.asarray(jax.jit(jax.vmap(selection.sample))(keys))
+    assert draws.shape == (4000, 2, K)
+    assert draws.dtype == np.int32
+    hits = (draws[..., None] == np.arange(N)).sum(2)
+    assert hits.max() == 1  # distinct
+    mask = np.asarray(selection.mask())
+    error = np.sqrt(mask * (1 - mask) / 4000)
+    assert np.all(np.abs(hits.mean(0) - mask) <= 4.5 * error + 1e-12)
+
+
+def test_the_order_of_the_indices_does_not_matter():
+    selection = shtopk.select(V, K)
+    indices = selection.sample(jax.random.key(1))
+    np.testing.assert_allclose(selection.log_prob(indices), selection.log_prob(indices[:, ::-1]), rtol=1e-12)
+    assert np.all(np.isfinite(selection.log_prob(indices)))
+
+
+def test_subsets_that_cannot_be_drawn_have_probability_zero():
+    where = jnp.array([True] * 6 + [False])
+    selection = shtopk.select(V[0], 2, where=where, boost=shtopk.Scaled(1.0))
+    a, b, *_ = selection.indices[0].tolist()
+    c = selection.indices[1, 0].item()
+    for indices in ([a, b], [a, a], [6, c], [a, N], [-1, c], [N + 1, c], [N, N]):
+        assert selection.log_prob(jnp.array(indices)) == -jnp.inf, indices
+    assert selection.log_prob(jnp.array([a, c])) > -jnp.inf
+
+
+def test_a_surplus_slot_draws_nothing():
+    where = jnp.arange(N) == 4
+    selection = shtopk.select(V[0], K, where=where)
+    assert selection.sample(jax.random.key(0)).tolist() == [4, N, N]
+    assert selection.champions.tolist() == [4, N, N]
+    assert selection.log_prob(jnp.array([N, 4, N])) == 0
+    assert selection.log_prob(jnp.array([4, 4, N])) == -jnp.inf
+    assert selection.entropy() == 0
+
+
+def test_log_prob_broadcasts_over_many_subsets():
+    selection = shtopk.select(V, K)
+    draws = jnp.stack([selection.sample(jax.random.key(i)) for i in range(3)])
+    many = selection.log_prob(draws)
+    assert many.shape == (3, 2)
+    np.testing.assert_allclose(many[1], selection.log_prob(draws[1]), rtol=1e-12)
+    one = shtopk.select(V[0], K)
+    np.testing.assert_allclose(one.log_prob(draws[:, 0]), many[:, 0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("sharpness", [0.0, 1.0, 300.0])
+def test_gradients_of_log_prob_and_entropy_are_finite(sharpness, x32):
+    scores = V.astype(jnp.float32)
+    draws = shtopk.select(scores, K, boost=shtopk.Scaled(sharpness)).sample(jax.random.key(0))
+
+    def both(v):
+        selection = shtopk.select(v, K, boost=shtopk.Scaled(sharpness))
+        return jnp.sum(selection.log_prob(draws)) + jnp.sum(selection.entropy())
+
+    assert np.all(np.isfinite(jax.jit(jax.grad(both))(scores)))
+    many = jax.grad(lambda v: jnp.sum(shtopk.select(v, K).log_prob(jnp.asarray(SUBSETS[:, None]))))(scores)
+    assert np.all(np.isfinite(many))
+
+
+def test_the_score_function_has_mean_zero():
+    """sum_S p(S) d log p(S) = d sum_S p(S) = 0."""
+
+    def total(v):
+        selection = shtopk.select(v, K, boost=shtopk.Scaled(1.0))
+        logs = jax.vmap(selection.log_prob)(jnp.asarray(SUBSETS))
+        p = jax.lax.stop_gradient(jnp.exp(logs))
+        return jnp.sum(jnp.where(p > 0, p * logs, 0))
+
+    np.testing.assert_allclose(jax.grad(total)(V), 0, atol=1e-12)
+
+
+# Drawn slots
+
+
+def test_draw_0_is_the_mixture_and_draw_1_a_row():
+    key = jax.random.key(0)
+    plain = shtopk.topk(E, V, K)
+    mixture, row = (shtopk.topk(E, V, K, draw=t, key=key) for t in (0.0, 1.0))
+    np.testing.assert_allclose(mixture.embeddings, plain.embeddings, rtol=1e-12)
+    np.testing.assert_allclose(mixture.scores, plain.scores, rtol=1e-12)
+    np.testing.assert_array_equal(row.indices, shtopk.select(V, K).sample(key))
+    np.testing.assert_array_equal(row.embeddings, jnp.take_along_axis(E, row.indices[..., None], 1))
+    np.testing.assert_array_equal(row.scores, jnp.take_along_axis(V, row.indices, 1))
+    part = shtopk.topk(E, V, K, draw=jnp.asarray(0.3), key=key)
+    np.testing.assert_allclose(part.embeddings, 0.7 * plain.embeddings + 0.3 * row.embeddings, rtol=1e-12)
+    np.testing.assert_allclose(part.scores, 0.7 * plain.scores + 0.3 * row.scores, rtol=1e-12)
+
+
+def test_the_mean_of_drawn_slots_is_the_mixture():
+    boost, keys = shtopk.Scaled(1.0), jax.random.split(jax.random.key(0), 4000)
+    drawn = jax.vmap(lambda key: shtopk.topk(E, V, K, boost=boost, draw=1.0, key=key).embeddings)(keys)
+    want = shtopk.topk(E, V, K, boost=boost).embeddings
+    error = drawn.std(0) / np.sqrt(4000)
+    assert np.all(np.abs(drawn.mean(0) - want) <= 4.5 * error + 1e-12)
+
+
+def test_gradients_of_drawn_slots():
+    """Weights: as the mixture. Payload: where the values came from."""
+    key, boost, t = jax.random.key(0), shtopk.Scaled(1.0), 0.6
+    cotangent = jnp.cos(jnp.arange(2.0 * K * 4)).reshape(2, K, 4)
+
+    def loss(e, v, **options):
+        return jnp.sum(cotangent * shtopk.topk(e, v, K, boost=boost, **options).embeddings)
+
+    d_payload, d_scores = jax.grad(loss, (0, 1))(E, V, draw=t, key=key)
+    mixed, want = jax.grad(loss, (0, 1))(E, V)
+    np.testing.assert_allclose(d_scores, want, rtol=1e-9, atol=1e-12)
+    drawn = shtopk.topk(E, V, K, boost=boost, draw=1.0, key=key).indices
+    row = jax.grad(lambda e: jnp.sum(cotangent * jnp.take_along_axis(e, drawn[..., None], 1)))(E)
+    np.testing.assert_allclose(d_payload, (1 - t) * mixed + t * row, rtol=1e-9, atol=1e-12)
+
+
+def test_drawn_slots_in_order_of_position():
+    key = jax.random.key(0)
+    by_score, by_position = (
+        shtopk.topk(E, V, K, boost=shtopk.Scaled(0.3), draw=0.4, key=key, order=order)
+        for order in ("score", "position")
+    )
+    rank = jnp.argsort(by_score.indices, axis=-1)
+    np.testing.assert_array_equal(by_position.indices, jnp.sort(by_score.indices, axis=-1))
+    want = jnp.take_along_axis(by_score.embeddings, rank[..., None], 1)
+    np.testing.assert_allclose(by_position.embeddings, want, rtol=1e-12)
+
+
+def test_a_surplus_slot_stays_empty_when_drawn():
+    where = jnp.arange(N) < 2
+    for order in ("score", "position"):
+        out = shtopk.topk(E, V, K, where=where, draw=1.0, key=jax.random.key(0), order=order)
+        assert np.all(out.indices[:, 2] == N)
+        assert np.all(out.embeddings[:, 2] == 0)
+        assert np.all(out.scores[:, 2] == -jnp.inf)
+        gradient = jax.grad(
+            lambda v, order=order: jnp.sum(
+                shtopk.topk(E, v, K, where=where, draw=0.5, key=jax.random.key(0), order=order).embeddings
+            )
+        )(V)
+        assert np.all(np.isfinite(gradient))
+
+
+def test_old_style_keys_are_keys():
+    key = jax.random.PRNGKey(0)
+    np.testing.assert_array_equal(
+        shtopk.topk(E, V, K, draw=1.0, key=key).indices, shtopk.select(V, K).sample(key)
+    )
+
+
+# The rows behind the slots
+
+
+def test_indices_of_every_way_to_choose():
+    where = V != jnp.max(V, axis=-1, keepdims=True)
+    order = np.argsort(-np.where(where, V, -np.inf), axis=-1)[:, :K]
+    for out in (
+        shtopk.topk(E, V, K, where=where),
+        shtopk.hard_topk(E, V, K, where=where),
+        shtopk.topk(E, V, K, where=where, straight_through=True),
+        shtopk.iterative_topk(E, V, K, where=where),
+    ):
+        assert out.indices.dtype == jnp.int32
+        np.testing.assert_array_equal(out.indices, order)
+    few = jnp.arange(N) < 2
+    for out in (
+        shtopk.topk(E, V, K, where=few),
+        shtopk.hard_topk(E, V, K, where=few, order="position"),
+        shtopk.iterative_topk(E, V, K, where=few),
+    ):
+        assert np.all(out.indices[:, 2] == N)
+
+
+def test_hard_topk_gathers_payloads_of_any_dtype():
+    payload = {"id": jnp.arange(2 * N).reshape(2, N), "name": V > 0, "z": V.astype(complex)}
+    out = shtopk.hard_topk(payload, V, K)
+    jax.tree.map(
+        lambda x, rows: np.testing.assert_array_equal(rows, jnp.take_along_axis(x, out.indices, 1)),
+        payload,
+        out.embeddings,
+    )
+
+
+# Shared payloads
+
+
+@pytest.mark.parametrize(
+    "choose", [shtopk.topk, shtopk.hard_topk, shtopk.iterative_topk], ids=lambda f: f.__name__
+)
+def test_a_leading_axis_of_size_1_is_shared(choose):
+    scores = jnp.stack([V, jnp.flip(V, -1), jnp.sin(3 * V)])  # (3, 2, N)
+    for shape in ((1, 1), (1, 2), (3, 1)):
+        payload = jnp.asarray(np.random.default_rng(2).normal(size=(*shape, N, 4)))
+
+        def loss(payload, scores):
+            out = choose(payload, scores, K)
+            return jnp.sum(jnp.sin(out.embeddings)), out
+
+        def copied(payload, scores):
+            return loss(jnp.broadcast_to(payload, (3, 2, N, 4)), scores)
+
+        gradient, out = jax.grad(loss, (0, 1), has_aux=True)(payload, scores)
+        want_gradient, want = jax.grad(copied, (0, 1), has_aux=True)(payload, scores)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12), out, want)
+        for got, other in zip(gradient, want_gradient, strict=True):
+            np.testing.assert_allclose(got, other, rtol=1e-9, atol=1e-12)
+
+
+def test_experts_share_their_tokens():
+    tokens, scores = E[0], jnp.stack([V[0], V[1], -V[0]])  # three experts
+    selection = shtopk.select(scores, 2)
+    np.testing.assert_allclose(selection.pool(tokens[None]), selection.matrix() @ tokens, rtol=1e-12)

@@ -1,0 +1,106 @@
+"""anneal."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import shtopk
+
+V = jnp.asarray(np.random.default_rng(0).normal(3.0, 2.0, size=(4, 9)))
+KEY = jax.random.key(0)
+
+
+def test_scores_are_standardised_over_the_batch():
+    scores, boost = shtopk.anneal(V, 0.0)
+    np.testing.assert_allclose(scores, (V - V.mean()) / V.std(), rtol=1e-12)
+    np.testing.assert_allclose(boost.sharpness, 0.1)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+def test_sharpness_grows_geometrically_and_noise_fades(progress):
+    quiet = shtopk.anneal(V, progress, sharpness=(0.5, 8.0))
+    noisy = shtopk.anneal(V, progress, KEY, noise=0.2, sharpness=(0.5, 8.0))
+    np.testing.assert_allclose(noisy.boost.sharpness, 0.5 * 16**progress)
+    noise = 0.2 * (1 - progress) * jax.random.normal(KEY, V.shape)
+    np.testing.assert_allclose(noisy.scores - quiet.scores, noise, atol=1e-12)
+
+
+def test_a_traced_progress_compiles_once_and_is_held_to_its_range():
+    step = jax.jit(chex.assert_max_traces(lambda progress: shtopk.anneal(V, progress, KEY), n=1))
+    outs = [step(progress) for progress in (-0.5, 0.0, 1.0, 1.5)]
+    jax.tree.map(np.testing.assert_array_equal, outs[0], outs[1])
+    jax.tree.map(np.testing.assert_array_equal, outs[2], outs[3])
+
+
+def test_mean_and_spread_are_constant_under_differentiation():
+    gradient = jax.grad(lambda v: jnp.sum(jnp.sin(V) * shtopk.anneal(v, 0.5).scores))(V)
+    np.testing.assert_allclose(gradient, jnp.sin(V) / V.std(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("padding", [1e9, -jnp.inf, jnp.nan])
+def test_padding_moves_neither_mean_nor_spread(padding):
+    where = jnp.arange(9)[None] < jnp.array([[9], [5], [1], [7]])
+    padded = jnp.where(where, V, padding)
+    scores, _ = shtopk.anneal(padded, 0.5, where=where)
+    part = np.asarray(V)[np.asarray(where)]
+    np.testing.assert_allclose(scores[where], (part - part.mean()) / part.std(), rtol=1e-12)
+
+
+def test_infinite_and_nan_scores_stay_and_count_for_nothing():
+    scores = V.at[0, 0].set(-jnp.inf).at[1, 1].set(jnp.inf).at[2, 2].set(jnp.nan)
+    got = shtopk.anneal(scores, 0.5).scores
+    finite = np.isfinite(scores)
+    np.testing.assert_allclose(got[finite], (V[finite] - V[finite].mean()) / V[finite].std(), rtol=1e-12)
+    np.testing.assert_array_equal(got[~finite], scores[~finite])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -7.3e8, 1e37, 1e-40])
+def test_equal_scores_stay_equal(value, x32):
+    scores = jnp.full((2, 50), value, jnp.float32)
+    got, gradient = jax.value_and_grad(lambda v: jnp.sum(shtopk.anneal(v, 0.5).scores[0, :3]))(scores)
+    assert abs(got) <= 3e-6 * max(1, abs(value))
+    np.testing.assert_array_equal(gradient[0, :4], [1, 1, 1, 0])
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e37])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_any_scale_and_half_precision_are_fine(dtype, scale, x32):
+    if dtype == jnp.float16:
+        scale = min(max(scale, 1e-2), 1e3)
+    scores = (V.astype(jnp.float32) * scale).astype(dtype)
+    got = shtopk.anneal(scores, 0.5).scores
+    assert got.dtype == dtype
+    wide = np.asarray(scores, np.float64)
+    np.testing.assert_allclose(
+        np.asarray(got, np.float64), (wide - wide.mean()) / wide.std(), atol=4 * float(jnp.finfo(dtype).eps)
+    )
+
+
+def test_one_row_without_a_batch():
+    np.testing.assert_allclose(shtopk.anneal(V[0], 0.5).scores, (V[0] - V[0].mean()) / V[0].std(), rtol=1e-12)
+
+
+def test_a_scorer_is_learned_through_one_call():
+    """Rows whose first feature is large are good: a linear scorer finds it from the mean of k slots alone."""
+    rows = jax.random.normal(jax.random.key(1), (32, 16, 4))
+    want = jnp.mean(shtopk.hard_topk(rows, rows[..., 0], 2).embeddings, axis=1)
+
+    def loss(w, progress, key):
+        scores, boost = shtopk.anneal(rows @ w, progress, key)
+        slots = shtopk.topk(rows, scores, 2, boost=boost, draw=progress, key=key)
+        return jnp.mean((slots.embeddings.mean(1) - want) ** 2)
+
+    @jax.jit
+    def train(w, key):
+        def step(w, i):
+            gradient = jax.grad(loss)(w, i / 200, jax.random.fold_in(key, i))
+            return w - 0.1 * gradient / (jnp.linalg.norm(gradient) + 1e-9), None
+
+        return jax.lax.scan(step, w, jnp.arange(200))[0]
+
+    w = train(jnp.array([0.0, 0.3, -0.2, 0.1]), KEY)
+    chosen = shtopk.hard_topk(rows, rows @ w, 2).indices
+    recall = jnp.mean(chosen[..., None] == shtopk.hard_topk(rows, rows[..., 0], 2).indices[..., None, :]) * 2
+    assert recall > 0.9
