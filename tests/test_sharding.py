@@ -31,6 +31,8 @@ def loss_of(out):
     """A loss in which every slot counts, surplus slots too, each for something else."""
     total = 0.0
     for x in jax.tree.leaves(out):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            continue
         x = jnp.where(jnp.isfinite(x), x, 0)
         total += jnp.sum(jnp.sin(x) * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape))
     return total
@@ -66,6 +68,7 @@ OPTIONS = {
     "candidates, fewer than a share": {"candidates": 7},
     "candidates, more than a share": {"candidates": 33},
     "straight through, by position": {"straight_through": True, "order": "position"},
+    "drawn, by position": {"draw": 0.7, "key": jax.random.key(0), "order": "position"},
     "all": {"candidates": 9, "straight_through": True, "order": "position", "reseed": False},
 }
 
@@ -129,7 +132,7 @@ def test_half_precision_is_summed_in_float32():
     wide = [x.astype(jnp.float32) for x in half]
     run = mapped(lambda e, v: shtopk.topk(e, v, 4, axis_name="x"), SPLIT, P())
     got, want = run(*half), run(*wide)
-    for x, y in zip(got, want, strict=True):
+    for x, y in zip(got[:2], want[:2], strict=True):
         assert x.dtype == jnp.bfloat16
         np.testing.assert_allclose(x.astype(jnp.float32), y, rtol=2**-8)
 
@@ -186,13 +189,56 @@ def test_pool_may_leave_each_device_its_slots(check):
 
 
 @EITHER
-@pytest.mark.parametrize("k", [5, jnp.int32(5)], ids=["static k", "traced k"])
-def test_mask(k, check):
+def test_a_distribution_is_that_of_the_whole_arrays(check):
+    _, scores = draw(40)
+    key = jax.random.key(0)
+
+    def call(v, axis):
+        selection = shtopk.select(v, 4, boost=shtopk.Scaled(1.0), axis_name=axis)
+        sample = selection.sample(key)
+        return sample, selection.log_prob(sample), selection.entropy()
+
+    def split(v):
+        out, gradient = call(v, "x"), jax.grad(lambda v: loss_of(call(v, "x")) / DEVICES)(v)
+        return jax.tree.map(lambda x: x[None], out), gradient
+
+    run = mapped(split, SPLIT, (P("x"), SPLIT), "unchecked" if check == "checked" else check)
+    (got, gradient), want = quickly(lambda: (run(scores), call(scores, None)))
+    for x, y in zip(got, want, strict=True):
+        close(x, np.broadcast_to(y, (DEVICES, *y.shape)))
+    close(gradient, jax.grad(lambda v: loss_of(call(v, None)))(scores))
+
+
+@pytest.mark.parametrize("spec", [SPLIT, P("x")], ids=["n", "batch"])
+@EITHER
+def test_anneal_measures_by_all_devices(spec, check):
+    scores = draw(16, batch=8)[1]
+    where = jnp.arange(8)[:, None] + jnp.arange(16)[None] != 9
+
+    def call(v, w, axis):
+        return shtopk.anneal(v, 0.3, where=w, axis_name=axis).scores
+
+    run = mapped(lambda v, w: call(v, w, "x"), spec, spec, check)
+    close(run(scores, where), call(scores, where, None))
+    noisy = mapped(
+        lambda v, w: shtopk.anneal(v, 0.3, jax.random.key(0), axis_name="x").scores, spec, spec, check
+    )
+    noise = np.asarray(noisy(scores, where) - call(scores, jnp.ones_like(where), None))
+    assert np.unique(noise.round(9)).size == noise.size  # each device's own
+
+
+K = {"static": 5, "traced": jnp.int32(5), "real": 4.25, "traced, real": jnp.asarray(4.25)}
+
+
+@EITHER
+@pytest.mark.parametrize("options", [{}, {"candidates": 7, "log": True}], ids=["plain", "log of candidates"])
+@pytest.mark.parametrize("k", K.values(), ids=K)
+def test_mask(k, options, check):
     _, scores = draw(40)
     where = jnp.broadcast_to(jnp.arange(40) % 7 != 2, scores.shape)
 
     def call(v, w, axis):
-        return shtopk.topk_mask(v, k, where=w, axis_name=axis)
+        return shtopk.topk_mask(v, k, where=w, axis_name=axis, **options)
 
     run = mapped(lambda v, w: call(v, w, "x"), SPLIT, SPLIT, check)
 
@@ -232,7 +278,7 @@ def test_features_and_batch_split_as_well(check):
     call = lambda e, v, axis: shtopk.topk(e, v, 4, axis_name=axis)  # noqa: E731
     inner = lambda e, v: call(e, v, "n")  # noqa: E731
     over = mesh("n", "other")
-    outs: Any = P(None, None, "other"), P()
+    outs: Any = P(None, None, "other"), P(), P()
     features = mapped(inner, (P(None, "n", "other"), P(None, "n")), shtopk.TopK(*outs), check, over)
     batch = mapped(inner, P("other", "n"), P("other"), check, over)
 
