@@ -24,6 +24,7 @@ The selection itself, without a payload, is `select`; its mask over the candidat
 ((2, 100), [8.0, 8.0])
 """
 
+from shtopk._boost import Boost as Boost
 from shtopk._boost import Power as Power
 from shtopk._boost import Relative as Relative
 from shtopk._boost import Scaled as Scaled
@@ -40,6 +41,7 @@ from shtopk._training import anneal as anneal
 
 __all__ = [
     "Annealed",
+    "Boost",
     "Power",
     "Relative",
     "Scaled",

@@ -8,7 +8,7 @@ numbers: they may be traced, annealed or learned, and changing them compiles not
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,34 @@ _WIDEST_RATIO = 1e6
 _ROUNDINGS = 4
 # A round whose quantile is wider than so many spreads of its better scores spans clusters, or padding.
 _CLUSTERS = 100
+
+
+class Boost(Protocol):
+    """The type of every `boost` argument: a callable that divides each match between its two sides.
+
+    The weight of the better side is `w = boost(high, low, where)`, that of the other side `1 - w`. `Relative`,
+    `Scaled` and `Power` are boosts, and so is any function of this form. To trace, anneal or learn numbers of your
+    own, write a boost that is a pytree with these numbers as leaves.
+
+    >>> def halves(high, low, where):  # both sides of every match count the same
+    ...     return jnp.full(high.shape, 0.5)
+    >>> boost: Boost = halves
+    >>> topk_mask(jnp.array([3.0, 2.0, 1.0, 0.0]), 2, boost=boost).tolist()
+    [0.5, 0.5, 0.5, 0.5]
+    """
+
+    def __call__(self, high: jax.Array, low: jax.Array, where: jax.Array, /) -> jax.Array:
+        """The weights of the better sides in one round of h matches.
+
+        Args:
+          high: `(h,)` floating and finite, the scores of the better-seeded sides, best seed first.
+          low: `(h,)`, the scores of their opponents, so that `high - low` comes widest first.
+          where: `(h,)` boolean, True for matches that are played; these stand side by side.
+
+        Returns:
+          `(h,)` in [0, 1]. Entries outside `where` are ignored.
+        """
+        ...
 
 
 def win_weights(boost, high, low, where, ends, first, half):

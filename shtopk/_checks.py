@@ -1,6 +1,7 @@
 """Every error a user can meet: each names the argument, the value and the remedy."""
 
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -285,7 +286,7 @@ def flag(name, value):
     )
 
 
-def boost(value):
+def boost(value) -> Any:  # a `Boost`, which is defined above this module
     """Anything that can be called; its leaves, if it is a pytree of numbers, things that can be traced."""
     if not callable(value) or isinstance(value, type):
         raise TypeError(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from shtopk import _checks, _sharding
-from shtopk._boost import Relative
+from shtopk._boost import Boost, Relative
 from shtopk._jit import compiled, over_rows
 from shtopk._seeding import ranks, seed_order
 from shtopk._select import Payload, drawn_member, moved, sums, tournament
@@ -35,7 +35,7 @@ def topk(
     scores: ArrayLike,
     k: int,
     *,
-    boost: Any = Relative(),  # noqa: B008 (frozen, so sharing it is safe)
+    boost: Boost = Relative(),  # noqa: B008 (frozen, so sharing it is safe)
     reseed: bool = False,
     where: ArrayLike | None = None,
     candidates: int | None = None,

@@ -10,7 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from shtopk import _checks, _pooling, _rounds, _sharding
-from shtopk._boost import Relative, offset
+from shtopk._boost import Boost, Relative, offset
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype
 from shtopk._pytree import pytree
@@ -260,7 +260,7 @@ def select(
     scores: ArrayLike,
     k: int,
     *,
-    boost: Any = Relative(),  # noqa: B008 (frozen, so sharing it is safe)
+    boost: Boost = Relative(),  # noqa: B008 (frozen, so sharing it is safe)
     reseed: bool = False,
     where: ArrayLike | None = None,
     candidates: int | None = None,

@@ -26,3 +26,13 @@ def test_a_selections_arrays_are_arrays():
     assert_type(selection.pool([E]), list[jax.Array])
     assert_type(selection.unpool(selection.pool(E)), jax.Array)
     assert_type(shtopk.topk_mask(V, 2), jax.Array)
+
+
+def test_a_boost_is_a_callable_of_three_arrays():
+    def even(high: jax.Array, low: jax.Array, where: jax.Array) -> jax.Array:
+        return jnp.full(high.shape, 0.5)
+
+    boosts: list[shtopk.Boost] = [shtopk.Relative(), shtopk.Scaled(2.0), shtopk.Power(), even]
+    for boost in boosts:
+        assert_type(shtopk.topk_mask(V, 2, boost=boost), jax.Array)
+    assert_type(shtopk.topk_mask(V, 2, boost=lambda high, low, where: 0.75 * where), jax.Array)
