@@ -63,8 +63,8 @@ def anneal(
     >>> scores, boost = anneal(jnp.array([1.0, 2.0, 3.0]), progress=0.5)
     >>> [f"{v:.3f}" for v in scores], f"{boost.sharpness:.3f}"  # sqrt(.1 * 100)
     (['-1.225', '0.000', '1.225'], '3.162')
-    >>> topk_mask(scores, 1, boost=boost).round(2).tolist()
-    [0.0, 0.02, 0.98]
+    >>> [f"{m:.2f}" for m in topk_mask(scores, 1, boost=boost)]
+    ['0.00', '0.02', '0.98']
     """
     scores = _checks.scores(scores)
     _checks.devices(axis_name)

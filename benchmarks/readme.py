@@ -1,0 +1,126 @@
+"""Write the README's figures from the results files: `python -m benchmarks.readme`.
+
+In README.md what stands between `<!-- results: NAME -->` and `<!-- end -->` is what the function NAME here returns.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from benchmarks import records
+from benchmarks.learning import report as learning_report
+from benchmarks.speed import summary
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+REGION = re.compile(r"(<!-- results: (\w+) -->)(.*?)(<!-- end -->)", re.DOTALL)
+
+HARDEST = (16384, 2)  # n and k of the quality sentence: the paper's longest tournament
+# A peer by its names in the speed benchmark and among the compiled; ours has no time of its own, as times are ratios.
+PEERS = {
+    "`shtopk.topk`": (None, "default"),
+    "plain port": ("plain port", "plain port"),
+    "soft sort": ("softsort", "softsort"),
+    "gated top k": ("top_k + gather, gated", "gated lax.top_k"),
+}
+LEARNING = {
+    "`anneal`, `topk_mask`": "recipe",
+    "gated top k": "gated top k",
+    "threshold mask": "threshold mask",
+}
+
+
+def read(name):
+    """The results file of that name; None if it was not measured yet."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def table(head, lines):
+    """Markdown, aligned to the left."""
+    first, _, *rest = records.markdown(head, lines)
+    return [first, "|" + " --- |" * len(head), *rest]
+
+
+def quality():
+    """nCCS of the hardest cell beside the published figures, and the lowest of all cells."""
+    rows = read("quality")["rows"]
+    n, k = HARDEST
+    ours = {(row["n"], row["k"]): row["methods"]["default"]["nccs"][0] for row in rows}
+    (published,) = (row["published"] for row in rows if (row["n"], row["k"]) == HARDEST)
+    return (
+        f"\nAt n = {n} and k = {k} `topk` has {ours[n, k]:.3f}; the published figures are "
+        f"{published['power'][0]:.3f} for the tournament\nand {published['iterative'][0]:.3f} for the iterative "
+        f"operator. The lowest nCCS of `topk` in the paper's {len(rows)} sizes is {min(ours.values()):.3f}."
+    )
+
+
+def speed():
+    """Times beside the peers on a CPU and, once compiled for an H100, the kernels started there."""
+    results, compiled = read("speed"), read("compiled-h100")
+    cells = summary.large(results["rows"])
+    parts = [[row for row in cells if row["k"] < 256], [row for row in cells if row["k"] >= 256]]
+    # What is the default now had a name of its own before it was.
+    ours = "shtopk, sort once" if "shtopk, sort once" in cells[0]["methods"] else "shtopk"
+    head, lines = ["beside", "CPU, k < 256", "CPU, k ≥ 256"], []
+    if compiled:
+        head += [f"H100 kernels, forward / gradient: n = 16384, k = {k}, d = 32" for k in (2, 256)]
+    for peer, (timed, way) in PEERS.items():
+        line = [peer, *(times(part, ours, timed) for part in parts)]
+        line += [kernels(compiled["rows"], way, k) for k in (2, 256)] if compiled else []
+        if timed or compiled:
+            lines.append(line)
+    return "\n".join(["", *table(head, lines), ""])
+
+
+def times(rows, ours, theirs):
+    """How many times faster or slower a training step is than theirs, from the lowest to the highest."""
+    if theirs is None:
+        return None
+    found = sorted(ratio for ratio, _ in summary.ratios(rows, ours, theirs, summary.STEP))
+    low, high = found[0], found[-1]
+    if high < 1:
+        return f"{two_digits(1 / high)} to {two_digits(1 / low)} times faster"
+    if low > 1:
+        return f"{two_digits(low)} to {two_digits(high)} times slower"
+    return f"up to {two_digits(1 / low)} times faster, up to {two_digits(high)} times slower"
+
+
+def two_digits(number):
+    return f"{records.rounded(number, 2):g}"
+
+
+def kernels(rows, way, k):
+    """Launches, forward / gradient."""
+    found = {row["mode"]: row["launches"] for row in rows if where(row) == (way, 16, 16384, k, 32)}
+    return f"{found['forward']} / {found['gradient']}" if found else None
+
+
+def where(row):
+    return row["way"], row["batch"], row["n"], row["k"], row["d"]
+
+
+def learning():
+    """Mean scores at hard evaluation, a column for each task, and the seeds that failed."""
+    found = {
+        task: {s["method"]: s for s in learning_report.summary(result)}
+        for task, result in learning_report.read(RESULTS).items()
+    }
+    lines = []
+    for name, way in LEARNING.items():
+        ours = [methods[way] for methods in found.values()]
+        failed, seeds = (sum(s[key] for s in ours) for key in ("failed", "seeds"))
+        lines.append([name, *(f"{s['mean']:.2f}" for s in ours), f"{failed} of {seeds}"])
+    tasks = [task.removeprefix("features-").replace("-", " ") for task in found]
+    return "\n".join(["", *table(["trained by", *tasks, "failed seeds"], lines), ""])
+
+
+def rendered(text):
+    """`text` with every region written anew."""
+    parts = {part.__name__: part for part in (quality, speed, learning)}
+    return REGION.sub(lambda match: match[1] + parts[match[2]]() + match[4], text)
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    path.write_text(rendered(path.read_text()))
