@@ -132,11 +132,22 @@ def test_every_guarantee_names_a_test_that_exists():
     assert all("](../tests/" in row for row in rows)
 
 
-def test_the_version_is_said_once():
+def test_version_and_date_are_the_same_everywhere():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" not in project["project"]
-    assert f"## [{shtopk.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
-    assert f"\nversion: {shtopk.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {shtopk.__version__}\n" in citation
+    (date,) = re.findall(r'^date-released: "(.*)"$', citation, flags=re.MULTILINE)
+    assert f"## [{shtopk.__version__}] - {date}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_hooks_and_workflow_run_the_commands_of_ci():
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    hooks = re.findall(r"entry: (.*)", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert len(hooks) == 3
+    assert set(hooks) <= set(script)
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert re.findall(r"run: (.*)", workflow) == [".ci/run"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
