@@ -27,7 +27,7 @@ def test_power_by_hand():
     ("quantile", "unit"),
     [(0.0, 10), (1.0, 1), (1 / 3, 5), (0.5, 4), (0.75, 0.75 * 3 + 0.25 * 1), (-1.0, 10), (2.0, 1)],
 )
-def test_relative_measures_by_an_interpolated_quantile_from_the_widest(quantile, unit):
+def test_relative_measures_by_an_interpolated_quantile_of_gaps(quantile, unit):
     w = shtopk.Relative(1.5, quantile)(HIGH, LOW, LIVE)
     if quantile == 0.75:  # position 0.75 * 3 = 2.25, between the third gap and the fourth
         unit = 0.75 * 3 + 0.25 * 1
@@ -42,7 +42,7 @@ def test_relative_counts_live_matches_only():
     np.testing.assert_allclose(w[:2], reference.sigmoid(np.array([10, 5]) / 5))
 
 
-def test_relative_with_a_unit_of_zero_decides_outright_what_is_not_tied():
+def test_relative_decides_outright_where_its_unit_is_zero():
     high, low = jnp.array([3.0, 2.0, 1.0]), jnp.array([0.0, 2.0, 1.0])
     np.testing.assert_array_equal(shtopk.Relative(6.0, 1.0)(high, low, LIVE[:3]), [1.0, 0.5, 0.5])
 

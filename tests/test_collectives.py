@@ -73,7 +73,7 @@ def test_straight_through_and_order_add_nothing():
     assert arrays(step_of(other), *draw()) == arrays(step_of(plain), *draw())
 
 
-def test_a_mask_travels_with_the_scores_and_half_precision_halves_them():
+def test_the_bytes_sent_with_a_mask_and_in_half_precision():
     embeddings, scores = (x.astype(jnp.bfloat16) for x in draw())
     call = mapped(lambda e, v, w: shtopk.topk(e, v, K, where=w, axis_name="x"), SPLIT, P())
     got = arrays(call, embeddings, scores, scores > 0)
@@ -122,7 +122,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("reseed", [True, False])
-def test_jit_over_batch_and_features_leaves_the_payload_where_it_is(name, reseed):
+def test_jit_over_batch_and_features_moves_no_payload(name, reseed):
     axes, batch, features = LAYOUTS[name]
     over = mesh(*axes)
     embeddings, scores = draw((8,))

@@ -111,7 +111,7 @@ except RuntimeError:
     assert done.stdout.strip() == "not started"
 
 
-def test_a_gradient_that_looks_at_the_slots_does_not_make_them_again_for_every_row():
+def test_a_gradient_that_reads_the_slots_computes_them_once():
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((32, 256, 32), (32, 256))]
 
     def traffic(loss):

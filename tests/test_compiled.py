@@ -101,7 +101,7 @@ ENTRY %main (x: s32[], y: s64[2,16384]) -> s32[] {
 """
 
 
-def test_a_loop_counts_its_trips_a_sort_its_stages_and_a_conditional_its_longest_branch():
+def test_loops_sorts_and_conditionals_count_all_their_launches():
     # Of 16384 sorted eight bytes wide, 4096 fit a block: one kernel for those, two and three for the doublings.
     sorts = (1 + 2 + 3) + 1
     loops = (5 + 1 + 7) * 2

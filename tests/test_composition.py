@@ -155,7 +155,7 @@ def test_checkpoint_recomputes_the_same_gradient():
     np.testing.assert_allclose(of(jax.checkpoint(layer)), of(layer), rtol=1e-5)
 
 
-def test_mixed_precision_keeps_the_parameters_wide_and_the_slots_narrow():
+def test_bfloat16_slots_leave_the_parameters_in_float32():
     def mean(kernel, inside):
         x = tokens().astype(jnp.bfloat16)
         scores = (x @ kernel.astype(jnp.bfloat16))[..., 0]
@@ -194,7 +194,7 @@ def test_a_boost_is_saved_and_restored_by_orbax(trained, tmp_path):
     shtopk.topk_mask(jnp.arange(4.0), 2, boost=restored["boost"])
 
 
-def test_a_model_with_a_learned_sharpness_is_saved_and_restored_by_flax(tmp_path):
+def test_flax_restores_a_model_with_a_learned_sharpness(tmp_path):
     model = LinenPool()
     params = model.init(jax.random.key(1), tokens())
     blank = jax.tree.map(jnp.zeros_like, params)

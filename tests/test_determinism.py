@@ -37,7 +37,7 @@ def digest():
     return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in everything(draw()))).hexdigest()
 
 
-def test_the_same_bits_from_call_to_call_and_from_process_to_process():
+def test_calls_and_processes_agree_to_the_bit():
     here = digest()
     assert digest() == here
     code = f"""
@@ -60,6 +60,6 @@ def test_a_row_in_a_batch_is_the_row_alone(dtype):
 
 
 @pytest.mark.parametrize("k", [K, jnp.int32(K)], ids=["static k", "traced k"])
-def test_permuted_distinct_scores_give_the_permuted_mask_to_the_bit(k):
+def test_permuted_scores_give_the_permuted_mask_to_the_bit(k):
     scores, order = jnp.asarray(draw()[0], jnp.float32), np.random.default_rng(1).permutation(N)
     np.testing.assert_array_equal(shtopk.topk_mask(scores[order], k), shtopk.topk_mask(scores, k)[order])

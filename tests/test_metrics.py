@@ -29,7 +29,7 @@ def test_no_scale_is_too_large_or_too_small():
         assert np.isclose(shtopk.nccs(y * scale, y), 1)
 
 
-def test_a_row_of_zeros_is_like_nothing_and_has_a_finite_gradient():
+def test_a_row_of_zeros_has_cosine_0_and_a_finite_gradient():
     y = jnp.array([[1.0, 0.0], [0.0, 0.0]])
     value, gradient = jax.value_and_grad(shtopk.nccs)(y, y)
     assert value == 0.5

@@ -174,7 +174,7 @@ def test_relative_is_free_of_scale_to_the_ends_of_the_range(dtype, scale):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_relative_takes_gaps_near_the_smallest_normal_number_for_ties(dtype):
+def test_relative_treats_gaps_near_the_smallest_normal_as_ties(dtype):
     scores = jnp.arange(8, dtype=dtype) * jnp.finfo(dtype).tiny
     np.testing.assert_allclose(shtopk.topk_mask(scores, 2), 0.25, rtol=1e-6)
 

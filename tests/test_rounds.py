@@ -69,7 +69,7 @@ def test_where_the_loop_begins_changes_nothing(opening, reseed, monkeypatch):
     assert sorted(place.tolist()) == list(range(48))
 
 
-def test_the_rounds_run_in_a_fori_loop_without_touching_the_embeddings():
+def test_the_fori_loop_of_rounds_never_reads_the_embeddings():
     def loop_shapes(jaxpr):
         for eqn in jaxpr.eqns:
             if eqn.primitive.name in ("while", "scan"):
