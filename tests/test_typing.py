@@ -35,4 +35,4 @@ def test_a_boost_is_a_callable_of_three_arrays():
     boosts: list[shtopk.Boost] = [shtopk.Relative(), shtopk.Scaled(2.0), shtopk.Power(), even]
     for boost in boosts:
         assert_type(shtopk.topk_mask(V, 2, boost=boost), jax.Array)
-    assert_type(shtopk.topk_mask(V, 2, boost=lambda high, low, where: 0.75 * where), jax.Array)
+    assert_type(shtopk.topk_mask(V, 2, boost=lambda high, low, where: jnp.where(where, 0.75, 0.5)), jax.Array)
