@@ -1,6 +1,6 @@
 """shtopk: a differentiable top-k operator for JAX, by successive halving.
 
-Pick k of n rows by their scores, and learn the scores from what the rows are good for:
+Pick k of n rows by their scores, and learn the scores by gradient descent:
 
 >>> import jax, jax.numpy as jnp
 >>> import shtopk
@@ -9,7 +9,7 @@ Pick k of n rows by their scores, and learn the scores from what the rows are go
 >>> shtopk.topk(embeddings, scores, 8).embeddings.shape
 (2, 8, 16)
 
-It is made to be differentiated, in both arguments and in the boost's numbers:
+The result has a gradient in the embeddings, in the scores and in the numbers of the boost:
 
 >>> def loss(scores, sharpness):
 ...     return jnp.mean(shtopk.topk(embeddings, scores, 8, boost=shtopk.Relative(sharpness)).embeddings[..., 1])
@@ -17,7 +17,7 @@ It is made to be differentiated, in both arguments and in the boost's numbers:
 >>> d_scores.shape, d_sharpness.shape
 ((2, 100), ())
 
-The selection itself, without a payload, is `select`; its mask over the candidates sums to k:
+`topk_mask` returns the weight of each candidate; the weights of a row sum to k:
 
 >>> mask = shtopk.topk_mask(scores, 8)
 >>> mask.shape, mask.sum(-1).round(3).tolist()

@@ -96,12 +96,12 @@ def _sharpness(name, value, dtype):
 @pytree("sharpness")
 @dataclass(frozen=True)
 class Scaled:
-    """The two-way softmax of scaled scores, `w = sigmoid(C * (high - low))`.
+    """The boost that takes a softmax of the two scores times a constant, `w = sigmoid(C * (high - low))`.
 
-    This is `softmax(C*x, C*y)` of Pietruszka et al. 2021, "Novel Successive Halving Top-k".
+    This is `softmax(C*x, C*y)` of Pietruszka et al. 2021, "Novel Successive Halving Top-k". `anneal` returns it.
 
     Attributes:
-      sharpness: `C >= 0`, scalar, in units of 1 / score. Large is close to a hard choice, 0 an even mix.
+      sharpness: `C >= 0`, scalar, in units of 1 / score. 0 gives an even mix; a large value is close to a hard choice.
 
     >>> w = Scaled(2.0)(jnp.array([1.0]), jnp.array([0.5]), jnp.array([True]))
     >>> f"{w[0]:.3f}"  # sigmoid(2 * (1 - 0.5))
@@ -120,13 +120,13 @@ class Scaled:
 @pytree("base")
 @dataclass(frozen=True)
 class Power:
-    """The softmax of powers, `w = sigmoid(base**high - base**low)`.
+    """The boost that takes a softmax of powers of a base, `w = sigmoid(base**high - base**low)`.
 
-    The BoostedSoftmax behind the figures of Pietruszka et al. 2021, made for scores in [0, 1]: it tells
-    apart high scores well and low scores hardly at all.
+    This is the BoostedSoftmax behind the figures of Pietruszka et al. 2021. It is made for scores in [0, 1], and
+    separates high scores far better than low scores.
 
     Attributes:
-      base: scalar > 0, 20 as published.
+      base: scalar > 0; 20 in the published figures.
 
     >>> w = Power(2.0)(jnp.array([1.0]), jnp.array([0.0]), jnp.array([True]))
     >>> f"{w[0]:.3f}"  # sigmoid(2**1 - 2**0)
@@ -151,24 +151,25 @@ class Power:
 @pytree("sharpness", "quantile")
 @dataclass(frozen=True)
 class Relative:
-    """The two-way softmax of scores measured in the round's own gaps (the default boost).
+    """The default boost: a softmax of the two scores, divided by a typical gap of the round.
 
-    `w = sigmoid(C * (high - low) / g)`, where `g` is a quantile, linearly interpolated, of the gaps of the
-    round's live matches counted from the widest, held constant under differentiation. Multiplying all
-    scores by a positive number or adding a number to them changes nothing.
+    `w = sigmoid(C * (high - low) / g)`. The unit `g` is a quantile of the gaps of the live matches of the round,
+    counted from the widest, interpolated linearly, and constant under differentiation. If all scores are multiplied
+    by a positive number, or if a number is added to all of them, the weights stay the same.
 
-    A round may span clusters: most of its matches are between rows and finite padding, say, and the quantile is the
-    distance to the padding. If the gap there is wider than 100 times the spread between an eighth and a half of the
-    way down the better sides (in a round of fewer than 16 matches also: 100 times the gap at half the quantile's
-    depth from the narrowest), that spread, or that gap, is `g`. Matches across clusters are then decided outright.
+    A round may span clusters. For example, most of its matches may be between rows and finite padding, and the quantile
+    is then the distance to the padding. So there is a second unit: the spread of the better sides between an eighth
+    and a half of the way down. If the gap at the quantile is wider than 100 times this spread, the spread is `g`, and
+    matches across clusters are decided outright. In a round of fewer than 16 matches the gap at half the depth of the
+    quantile, counted from the narrowest, replaces the spread if it is smaller.
 
-    Gaps are read where they stand: they come sorted out of a sorted round, and nearly so under `reseed=False`. A gap
-    within 4 roundings of its match's larger score is a tie. Where `g` is 0, tied scores share evenly and any others
-    are decided outright.
+    The quantile assumes that gaps come widest first. They do in a sorted round, and nearly so under `reseed=False`. A
+    gap within 4 roundings of the larger score of its match is a tie. If `g` is 0, tied scores share evenly, and every
+    other match is decided outright.
 
     Attributes:
-      sharpness: `C >= 0`, scalar, without unit. Anneal it upwards to go from soft to hard.
-      quantile: scalar, 0 to measure by the round's widest gap, 1 by its narrowest; read as clipped to [0, 1].
+      sharpness: `C >= 0`, scalar, without unit. Increase it during training to go from soft to hard.
+      quantile: scalar, clipped to [0, 1]. At 0 the unit is the widest gap of the round, at 1 the narrowest.
 
     >>> scores = jnp.array([8.0, 4.0, 2.0, 0.0])  # gaps 8 - 0 and 4 - 2; their median is 5
     >>> w = Relative(1.0, 0.5)(scores[:2], scores[:1:-1], jnp.array([True, True]))

@@ -21,26 +21,26 @@ def iterative_topk(
     normalizer: str = "softmax",
     where: ArrayLike | None = None,
 ) -> TopK[Payload]:
-    """Select k of n rows by repeated peaked softmaxes (Goyal et al. 2017), the baseline.
+    """Select k of n rows by a peaked softmax for each slot (Goyal et al. 2017), the baseline of the paper.
 
-    Algorithm 1 of Pietruszka et al. 2021. Step i takes the largest score `m` that is left, weighs row j by
-    `exp(-alpha * (v_j - m)^2)`, normalised, pools `E'_i = p_i . E`, and takes the row of `m` out. Taking out
-    means a weight of exactly 0, which is what the paper's overwriting with -10000 comes to.
+    This is Algorithm 1 of Pietruszka et al. 2021. Step i finds the largest score `m` that is left. It gives row j a
+    weight `p_ij` proportional to `exp(-alpha * (v_j - m)^2)`, pools `E'_i = sum over j of p_ij * E_j`, and removes the
+    row of `m`. A removed row has a weight of exactly 0 in later steps. The paper overwrites its score with -10000.
 
     Args:
       embeddings: `(..., n, *features)` floating, or a pytree of such arrays.
       scores: `(..., n)` floating, larger is better.
       k: static int, `1 <= k <= n`.
       alpha: scalar, in units of 1 / score^2; 1 as published. May be traced, annealed or learned.
-      normalizer: "softmax" divides by the sum of all the terms; "paper" by the sum without the maximum's own
-        term, as Algorithm 1 prints it (so the weights sum to more than 1, without bound where no other
-        row is near).
+      normalizer: "softmax" divides by the sum of all terms. "paper" leaves the term of the maximum out of the sum, as
+        Algorithm 1 prints it. The weights then sum to more than 1, without bound if no other score is near.
       where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus
         slots are rows of zeros with score -inf.
 
     Returns:
-      `TopK(embeddings, scores, indices)`: `(..., k, *features)` for each leaf; `(..., k)`, the same combination
-      `p_i . v` of the scores; and `(..., k)` int32, each step's largest, n for a surplus slot.
+      `TopK(embeddings, scores, indices)`: `(..., k, *features)` for each leaf, in its dtype; `(..., k)` in the dtype of
+      `scores`, the same combination of the scores; and `(..., k)` int32, the row of the maximum of each step, n for a
+      surplus slot.
 
     Raises:
       TypeError, ValueError: at trace time, naming the argument, its value and the remedy.

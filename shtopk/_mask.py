@@ -27,25 +27,26 @@ def topk_mask(
     log: bool = False,
     axis_name: Any = None,
 ) -> jax.Array:
-    """The soft top-k mask: the weight each candidate carries into its slot. It sums to k.
+    """Compute the soft top-k mask, the weight of each candidate in its slot; the weights sum to k.
 
-    The same as `select(scores, k, ...).mask()`, for a `k` that may also be traced (a different one for each row under
-    `vmap`), and may be real: `(1 - f) * mask(floor k) + f * mask(floor k + 1)` with `f = k - floor k`. That is
-    continuous in k, and its derivative in k, `mask(floor k + 1) - mask(floor k)`, sums to 1: k can be learned.
+    The mask is that of `select(scores, k, ...).mask()` (Pietruszka et al. 2021, Algorithm 2). Here k may also be
+    traced, and under `vmap` it may differ from row to row. A real k interpolates: the mask is `(1 - f) * mask(floor
+    k) + f * mask(floor k + 1)` with `f = k - floor k`. This is continuous in k, and its derivative in k, `mask(floor
+    k + 1) - mask(floor k)`, sums to 1. So k can be learned.
 
     Args:
       scores: `(..., n)` floating, larger is better.
       k: int, float, or array of shape (), `1 <= k <= n`. A traced k out of range gives a mask of NaN.
-      boost, reseed, where: as for `select`.
-      candidates: static int, `k <= candidates <= n`; only so many of the best scores enter. A traced k above it gives
+      boost, reseed, where: see `topk`.
+      candidates: static int, `k <= candidates <= n`. Only this many of the best scores enter. A traced k above it gives
         a mask of NaN.
-      log: return the logarithm of the mask, to add to the logits of an attention: -inf where the mask is 0. Its
-        gradient is finite (and 0 where the mask is below 3e-31, which no softmax tells from 0).
-      axis_name: inside `jax.shard_map`, the mesh axis that n is split over, see `topk`; `scores`, `where` and the
-        mask are this device's share.
+      log: if True, return the logarithm of the mask, to add to attention logits: -inf where the mask is 0. Its gradient
+        is finite, and 0 where the mask is below 3e-31, which is 0 to any softmax.
+      axis_name: the mesh axis over which n is split, inside `jax.shard_map`, see `topk`. `scores`, `where` and the mask
+        are this device's share.
 
     Returns:
-      `(..., n)` in [0, 1], in the dtype of `scores`; with `log`, up to 0.
+      `(..., n)` in [0, 1], in the dtype of `scores`; with `log`, 0 or less.
 
     Raises:
       TypeError, ValueError: at trace time, naming the argument, its value and the remedy.

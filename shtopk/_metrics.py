@@ -10,14 +10,15 @@ from shtopk._precision import accumulation_dtype
 
 
 def nccs(reference: ArrayLike, approximation: ArrayLike) -> jax.Array:
-    """Normalized Chamfer Cosine Similarity, `1/k * sum_i max_j cos(y_i, yhat_j)`.
+    """Compute the Normalized Chamfer Cosine Similarity, `1/k * sum_i max_j cos(y_i, yhat_j)`.
 
-    The quality measure of Pietruszka et al. 2021, "Evaluation". It is 1 if every reference row points the
-    same way as some row of the approximation; a row of zeros has cosine 0 with everything.
+    This is the quality measure of Pietruszka et al. 2021, "Evaluation". For each reference row it takes the cosine with
+    the most similar row of the approximation, and averages. It is 1 if every reference row has the direction of some
+    row of the approximation. A row of zeros has cosine 0 with every row.
 
     Args:
-      reference: `(..., k, d)` floating, the rows `y_i` of the real top k.
-      approximation: `(..., k, d)` floating, the rows `yhat_j`.
+      reference: `(..., k, d)` floating, the rows `y_i` of the hard top k.
+      approximation: `(..., k, d)` floating, the rows `yhat_j` to compare.
 
     Returns:
       `(...)` in [-1, 1], float32 at least.

@@ -16,13 +16,17 @@ _ORDERS = ("score", "position")
 
 
 class TopK(NamedTuple, Generic[Payload]):
-    """k slots.
+    """The k slots that `topk`, `hard_topk` and `iterative_topk` return.
+
+    A slot is *surplus* if fewer than k rows take part and none is left for it.
 
     Attributes:
-      embeddings: what was given, with k rows for n: each leaf `(..., k, *features)` in its own dtype.
-      scores: `(..., k)` in the dtype of the scores given; -inf for a surplus slot, which no row was left for.
-      indices: `(..., k)` int32, one of the n rows for each slot: its champion (the member of largest weight), the
-        member drawn, or the row that `hard_topk` chose; n for a surplus slot.
+      embeddings: a pytree like the embeddings given, each leaf `(..., k, *features)` in its own dtype; zeros in a
+        surplus slot.
+      scores: `(..., k)` in the dtype of the scores given; -inf for a surplus slot.
+      indices: `(..., k)` int32, one of the n rows for each slot. From `topk` it is the champion, which is the member
+        with the largest weight, or with `draw` the drawn member; from `hard_topk` the chosen row; from `iterative_topk`
+        the row with the largest score left. n for a surplus slot.
     """
 
     embeddings: Payload
@@ -45,48 +49,48 @@ def topk(
     order: str = "score",
     axis_name: Any = None,
 ) -> TopK[Payload]:
-    """Select k of n rows by their scores, softly, so that gradients reach the scores.
+    """Select k of n rows by their scores, softly, so that the result has a gradient in the scores.
 
-    The successive-halving top-k operator (Pietruszka et al. 2021, Algorithm 2). Candidates are sorted; in each of
-    `R = ceil(log2(n / k))` rounds the best meets the worst, the second best the second worst, and the two of
-    a match become one, `w * high + (1 - w) * low` with `w = boost(high, low)`, scores and embeddings alike.
-    A candidate's weight `m_i` is the product of its match weights, so the embeddings are pooled once:
-    `E'_s = sum over members i of slot s of m_i * E_i`. If n is not `k * 2^R`, the best seeds have a bye in the
-    first round.
+    This is the successive-halving top-k operator (Pietruszka et al. 2021, Algorithm 2). It sorts the candidates and
+    plays `R = ceil(log2(n / k))` rounds. In each round the best candidate meets the worst, and the second best meets
+    the second worst. The two sides of a match become one, `w * high + (1 - w) * low` with `w = boost(high, low,
+    where)`, in scores and embeddings alike. The weight `m_i` of a candidate is the product of its match weights. The
+    embeddings are pooled once, `E'_s = sum over members i of slot s of m_i * E_i`. If n is not `k * 2^R`, the best
+    seeds have a bye in the first round.
 
     Args:
-      embeddings: `(..., n, *features)` floating, or a pytree of such arrays; the leading axes are those of
-        `scores`, or 1 where all rows of scores share one payload.
+      embeddings: `(..., n, *features)` floating, or a pytree of such arrays. The leading axes are those of `scores`; an
+        axis of size 1 is shared by all rows of scores.
       scores: `(..., n)` floating, larger is better. Ties go to the lower index and share evenly. NaN ranks
-        first and comes out as NaN in the slot it reaches.
+        first, and its slot is NaN.
       k: static int, `1 <= k <= n`.
-      boost: how much of a match its better side takes, called as `boost(high, low, where) -> w`: `Relative`
-        (free of the scores' scale), `Scaled`, `Power`, or your own function. A boost that is a pytree has
-        its numbers traced and compiles once; a plain function is traced at every call outside of `jit`.
-      reseed: sort the survivors again before every round (Algorithm 2 to the letter). False sorts once, at the
-        start: faster, and of the same quality.
+      boost: decides how much of a match its better side takes (see `Boost`): `Relative`, which does not depend on the
+        scale of the scores, `Scaled`, `Power`, or your own function. The numbers of a pytree are traced, and new values
+        compile nothing. Outside of `jit`, a plain function is traced in every call.
+      reseed: if True, sort the survivors before every round, which is Algorithm 2 to the letter. If False, sort once,
+        at the start. That is faster and of the same quality.
       where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus
         slots are rows of zeros with score -inf.
-      candidates: static int, `k <= candidates <= n`: only so many of the best scores enter; the other rows
-        get weight and gradient exactly 0.
-      straight_through: the values of `hard_topk`, with the gradient of the soft operator. Made to fine-tune a
-        selection that works already; from the start of a training it learns next to nothing (docs/training.md).
-      draw: scalar t in [0, 1], plain or traced: each slot moves so far from its mixture to one member j, drawn by its
-        weight, `(1 - t) * E'_s + t * E_j`; its score likewise. At t = 1 the slots are rows that exist. The mean
-        over draws is the mixture. Gradients of the weights are those of the mixture, those of `embeddings` go where
-        the values came from. Needs `key`; excludes `straight_through`.
+      candidates: static int, `k <= candidates <= n`. Only this many of the best scores enter. The other rows get
+        weight and gradient exactly 0.
+      straight_through: if True, return the values of `hard_topk` with the gradient of the soft operator. Use it to
+        fine-tune a selection that works already. From the start of a training it learns next to nothing
+        (docs/training.md).
+      draw: scalar t in [0, 1], plain or traced. Each slot moves from its mixture towards one member j, drawn by its
+        weight: `(1 - t) * E'_s + t * E_j`, and its score likewise. At t = 1 each slot is a row of the embeddings. The
+        mean over draws is the mixture. The weights get the gradient of the mixture; `embeddings` gets the gradient of
+        the values that were returned. Needs `key`, and excludes `straight_through`.
       key: a key of `jax.random` for `draw`; with an `axis_name`, the same on all devices.
-      order: "score" leaves the slots as the bracket does, best first; "position" puts them in the order in
-        which their champions (members of largest weight), or the members drawn, stand in the input. Surplus
-        slots come last.
-      axis_name: the name of a mesh axis (or a tuple of names), inside `jax.shard_map`: n is split over it, and
-        `embeddings`, `scores` and `where` are this device's share, of one size on all devices. Scores and masks
-        alone travel, in one all-gather, and `(k, *features)` in one sum; the result, equal on all devices, is that
-        of the whole arrays. docs/devices.md has the gradients.
+      order: "score" returns the slots as the bracket has them, best first. "position" sorts them by `indices`, the
+        positions of their champions or drawn members in the input. Surplus slots come last.
+      axis_name: the name of a mesh axis (or a tuple of names) over which n is split, inside `jax.shard_map`.
+        `embeddings`, `scores` and `where` are then this device's share, of the same size on all devices. The devices
+        exchange scores and masks in one all-gather, and `(k, *features)` in one sum. The result is that of the whole
+        arrays, and equal on all devices. docs/devices.md describes the gradients.
 
     Returns:
-      `TopK(embeddings, scores, indices)`: `(..., k, *features)` for each leaf, in its dtype, `(..., k)`, and
-      `(..., k)` int32. Sums are taken in float32 at least.
+      `TopK(embeddings, scores, indices)`: `(..., k, *features)` for each leaf, in its dtype; `(..., k)` in the dtype of
+      `scores`; and `(..., k)` int32. Sums are computed in float32 at least.
 
     Raises:
       TypeError, ValueError: at trace time, naming the argument, its value and the remedy.
@@ -126,20 +130,22 @@ def hard_topk(
     where: ArrayLike | None = None,
     order: str = "score",
 ) -> TopK[Payload]:
-    """The k rows with the best scores themselves: `lax.top_k` and a gather.
+    """Select the k rows with the best scores, by `lax.top_k` and a gather.
 
-    What a model trained through `topk` is evaluated with. Arguments, result and errors are those of
-    `topk`; gradients reach the chosen rows and scores, not the choice.
+    Evaluate a model trained with `topk` or `topk_mask` with this function. The chosen rows and their scores have a
+    gradient; the choice has none.
 
     Args:
-      embeddings: `(..., n, *features)` of any dtype, or a pytree of such arrays; token ids, for instance.
+      embeddings: `(..., n, *features)` of any dtype, or a pytree of such arrays; for example token ids.
       scores: `(..., n)` floating, larger is better; ties go to the lower index, NaN ranks first.
       k: static int, `1 <= k <= n`.
-      where: boolean, broadcastable to `(..., n)`; True = takes part.
-      order: "score", best first, or "position", as in the input.
+      where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus
+        slots are rows of zeros with score -inf.
+      order: "score" returns the best row first, "position" keeps the order of the input.
 
     Returns:
-      `TopK(embeddings, scores, indices)`, `(..., k, *features)` for each leaf, `(..., k)`, and `(..., k)` int32.
+      `TopK(embeddings, scores, indices)`: `(..., k, *features)` for each leaf, in its dtype; `(..., k)` in the dtype of
+      `scores`; and `(..., k)` int32.
 
     Raises:
       TypeError, ValueError: at trace time, naming the argument, its value and the remedy.

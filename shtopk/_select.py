@@ -22,23 +22,27 @@ Payload = TypeVar("Payload")  # an array or a pytree of arrays: what goes in com
 @pytree("indices", "weights", "scores", "places", meta=("n", "axis_name"))
 @dataclass(frozen=True)
 class Selection:
-    """k slots, each a weighted set of members, with M = 2^R and R = ceil(log2(n / k)) rounds.
+    """The result of `select`: k slots, each a weighted set of M members.
+
+    M is 2^R, for R = ceil(log2(n / k)) rounds. A slot is *surplus* if fewer than k rows take part and none is left
+    for it.
 
     Attributes:
-      indices: `(..., k, M)` int32, the slots' members among the n candidates. A bye repeats a member of
+      indices: `(..., k, M)` int32, the members of each slot among the n candidates. A bye repeats a member of
         its own slot.
-      weights: the same shape, float32 or float64, the members' weights; 0 for byes and for rows left out by
-        `where`. A slot's weights sum to 1, and to 0 for a surplus slot.
-      scores: `(..., k)`, the slots' scores in the dtype of the scores given; -inf for a surplus slot.
-      places: `(..., n)` int32, where each candidate stands among the members, `slot * M + member`; k * M if in no slot.
-      n: int, the number of candidates, those of all devices.
-      axis_name: as given to `select`. If it is not None, the slots are those of all devices, and the same on each:
-        `indices` and `champions` count through all n. But what goes into `pool` and comes out of `unpool`, `mask`
-        and `matrix` is this device's share of n. `dataclasses.replace(selection, axis_name=None)` is the same
-        selection for the whole arrays, outside of `shard_map`.
+      weights: `(..., k, M)` float32 or float64, the weights of the members; 0 for byes and for rows outside `where`.
+        The weights of a slot sum to 1; those of a surplus slot are 0.
+      scores: `(..., k)` in the dtype of the scores given, the scores of the slots; -inf for a surplus slot.
+      places: `(..., n)` int32, the place of each candidate among the members, `slot * M + member`; k * M for a
+        candidate in no slot.
+      n: int, the number of candidates on all devices.
+      axis_name: the `axis_name` given to `select`. If it is not None, the slots are those of all devices and equal on
+        each, and `indices` and `champions` refer to all n candidates. The argument of `pool` and the results of
+        `unpool`, `mask` and `matrix` are this device's share of n. Outside of `shard_map`,
+        `dataclasses.replace(selection, axis_name=None)` is the same selection for the whole arrays.
 
     >>> s = select(jnp.array([0.0, 3.0, 1.0, 2.0]), 2, boost=lambda high, low, where: 0.75 * where)
-    >>> s.indices.tolist(), s.weights.tolist()  # 3 meets 0, 2 meets 1
+    >>> s.indices.tolist(), s.weights.tolist()  # score 3 meets 0, and 2 meets 1
     ([[1, 0], [3, 2]], [[0.75, 0.25], [0.75, 0.25]])
     >>> s.pool(jnp.array([[0.0], [3.0], [1.0], [2.0]])).tolist()
     [[2.25], [1.75]]
@@ -52,14 +56,14 @@ class Selection:
     axis_name: Any = None
 
     def pool(self, embeddings: Payload, *, scatter: bool = False) -> Payload:
-        """Slots' embeddings, `E'_s = sum over members i of slot s of m_i * E_i`.
+        """Pool the embeddings into the slots, `E'_s = sum over members i of slot s of m_i * E_i`.
 
-        That is the paper's `E_i * w_i + E_j * w_j` (its section on the operator), over all rounds at once.
-        `embeddings` is an array or a pytree of arrays `(..., n, *features)`; each becomes `(..., k, *features)`
-        in its own dtype. TypeError or ValueError if a leaf is not floating or does not fit `scores`.
+        This is `E_i * w_i + E_j * w_j` of Pietruszka et al. 2021, over all rounds at once. `embeddings` is an array
+        or a pytree of arrays, each `(..., n, *features)` floating. Each leaf becomes `(..., k, *features)` in its own
+        dtype. A leaf that is not floating, or that does not fit `scores`, raises TypeError or ValueError.
 
-        With an `axis_name` the result is equal on all devices; with `scatter=True` each has the k / D slots that
-        are its own, `(..., k / D, *features)`, and a reduce-scatter takes the place of the sum.
+        With an `axis_name` the result is equal on all D devices. With `scatter=True` each device gets its own k / D
+        slots, `(..., k / D, *features)`, by a reduce-scatter in place of the sum.
         """
         embeddings = _checks.embeddings(embeddings, (*self.indices.shape[:-2], self._rows))
         scatter = _checks.scatter(scatter, self.indices.shape[-2], self.axis_name)
@@ -68,10 +72,11 @@ class Selection:
         return jax.tree.map(lambda x, like: x.astype(like.dtype), pooled, embeddings)
 
     def unpool(self, pooled: Payload) -> Payload:
-        """The adjoint of `pool`: row i gets `m_i * pooled[slot of i]`, 0 if it is in no slot.
+        """Apply the adjoint of `pool`: row i becomes `m_i * pooled[slot of i]`, or 0 if it is in no slot.
 
-        `pooled` is an array or a pytree of arrays `(..., k, *features)`; each becomes `(..., n, *features)`
-        in its own dtype. TypeError or ValueError if a leaf is not floating or does not fit the slots.
+        `pooled` is an array or a pytree of arrays, each `(..., k, *features)` floating. Each leaf becomes
+        `(..., n, *features)` in its own dtype. A leaf that is not floating, or that does not fit the slots, raises
+        TypeError or ValueError.
         """
         pooled = _checks.embeddings(pooled, self.indices.shape[:-1], axis="k", name="pooled")
         members = self._without_byes._members
@@ -86,8 +91,9 @@ class Selection:
         )
 
     def mask(self) -> jax.Array:
-        """The soft mask `m` `(..., n)` in [0, 1], in the dtype of `scores`; it sums to k (or to the number of
-        rows that take part, if that is smaller).
+        """Return the soft mask `m`, `(..., n)` in [0, 1], in the dtype of `scores`.
+
+        The mask sums to k, or to the number of rows that take part if that is smaller.
 
         >>> select(jnp.array([0.0, 3.0, 1.0, 2.0]), 4).mask().tolist()
         [1.0, 1.0, 1.0, 1.0]
@@ -95,25 +101,25 @@ class Selection:
         return row_weights(self).astype(self.scores.dtype)
 
     def matrix(self) -> jax.Array:
-        """The dense form `(..., k, n)`, in the dtype of `scores`: `matrix @ E` is `pool(E)`."""
+        """Return the weights as a dense matrix `(..., k, n)`, in the dtype of `scores`: `matrix @ E` is `pool(E)`."""
         slots = self.indices.shape[-2]
         eye = jnp.broadcast_to(jnp.eye(slots, dtype=self.weights.dtype), (*self.indices.shape[:-1], slots))
         return jnp.swapaxes(self.unpool(eye), -1, -2).astype(self.scores.dtype)
 
     @property
     def champions(self) -> jax.Array:
-        """`(..., k)` int32: each slot's member with the largest weight (the better-seeded one in a tie).
+        """The member with the largest weight of each slot, `(..., k)` int32; n for a surplus slot.
 
-        n for a surplus slot.
+        In a tie it is the better-seeded member.
         """
         return self.members_at(jnp.argmax(self.weights, axis=-1))
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """Draw a subset: `(..., k)` int32, one member of each slot by its weight, n for a surplus slot.
+        """Draw one member of each slot by its weight, `(..., k)` int32; n for a surplus slot.
 
-        Slots are drawn independently, and no candidate is in two of them. So the k indices are distinct, and
-        candidate i is among them with probability `m_i`, its entry of the mask. `key` is a key of `jax.random`,
-        with an `axis_name` the same on all devices. The draw is constant under differentiation; `log_prob` is not.
+        Slots are drawn independently, and no candidate is in two slots. So the k indices are distinct, and candidate i
+        is among them with probability `m_i`, its entry of the mask. `key` is a key of `jax.random`, with an `axis_name`
+        the same on all devices. The indices are constant under differentiation; `log_prob` has a gradient.
 
         >>> s = select(jnp.array([4.0, 3.0, 2.0, 1.0]), 2, boost=lambda high, low, where: 1.0 * where)
         >>> s.sample(jax.random.key(0)).tolist()  # the best two, for sure
@@ -122,11 +128,12 @@ class Selection:
         return self.members_at(drawn_member(self, _checks.key("key", key)))
 
     def log_prob(self, indices: jax.Array) -> jax.Array:
-        """The log of the probability `(...)` that `sample` draws the subset `indices` `(..., k)`, in any order.
+        """Return the logarithm of the probability that `sample` draws `indices`, in any order.
 
-        The sum of the log weights, `log p = sum over i in indices of log m_i`, and -inf for what cannot be drawn: two
-        members of one slot, a row left out, an index that is twice there. A surplus slot is written n, and has
-        probability 1. Float32 or float64. The gradient is finite; what cannot be drawn has gradient 0.
+        `indices` is an array `(..., k)` of integers, with n for each surplus slot. The result `(...)`, float32 or
+        float64, is the sum of the log weights, `log p = sum over i in indices of log m_i`. It is -inf for a subset that
+        cannot be drawn: with two members of one slot, a row outside `where`, or an index that occurs twice. A surplus
+        slot has probability 1. The gradient is finite, and 0 for a subset that cannot be drawn.
 
         >>> s = select(jnp.array([0.0, 3.0, 1.0, 2.0]), 2, boost=lambda high, low, where: 0.75 * where)
         >>> jnp.exp(s.log_prob(jnp.array([[1, 3], [1, 0]]))).tolist()  # .75 * .75; 1 and 0 share a slot
@@ -154,9 +161,10 @@ class Selection:
         return over_rows(row, axes)(*arrays)
 
     def entropy(self) -> jax.Array:
-        """The entropy `(...)` of what `sample` draws, in nats: `- sum over members i of m_i * log m_i`.
+        """Return the entropy of the subsets that `sample` draws, in nats: `- sum over members i of m_i * log m_i`.
 
-        Slots are independent, so theirs add up. Float32 or float64; its gradient is finite.
+        Slots are independent, so their entropies add up. The result is `(...)`, float32 or float64. Its gradient is
+        finite.
 
         >>> s = select(jnp.zeros(4), 2, boost=Scaled(1.0))  # two slots of two members, even
         >>> f"{s.entropy() / jnp.log(2.0):.3f}"
@@ -266,21 +274,21 @@ def select(
     candidates: int | None = None,
     axis_name: Any = None,
 ) -> Selection:
-    """Select k of n by the successive-halving tournament, and say who is in each slot.
+    """Select k of n by their scores, and return the members and weights of each slot.
 
-    Algorithm 2 of Pietruszka et al. 2021, run on the scores alone; see `topk` for its terms and options.
+    This is Algorithm 2 of Pietruszka et al. 2021 on the scores alone; `topk` explains the terms.
 
     Args:
       scores: `(..., n)` floating, larger is better.
       k: static int, `1 <= k <= n`.
-      boost: called as `boost(high, low, where)`, see `Relative`.
-      reseed: sort the survivors again before every round (Algorithm 2 to the letter), or only once, at the start.
+      boost: decides how much of a match its better side takes, see `Boost`.
+      reseed: if True, sort the survivors before every round (Algorithm 2 to the letter); if False, sort once.
       where: boolean, broadcastable to `(..., n)`; True = takes part.
-      candidates: static int, `k <= candidates <= n`; only so many of the best scores enter.
-      axis_name: inside `jax.shard_map`, the mesh axis that n is split over, see `topk`.
+      candidates: static int, `k <= candidates <= n`. Only this many of the best scores enter.
+      axis_name: the mesh axis over which n is split, inside `jax.shard_map`, see `topk`.
 
     Returns:
-      A `Selection`, its arrays with the leading axes of `scores`.
+      A `Selection`, whose arrays have the leading axes of `scores`.
 
     Raises:
       TypeError, ValueError: at trace time, naming the argument, its value and the remedy.

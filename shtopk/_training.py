@@ -14,11 +14,11 @@ from shtopk._precision import accumulation_dtype
 
 
 class Annealed(NamedTuple):
-    """What `anneal` prepares for `topk`, `topk_mask` or `select`.
+    """The scores and the boost that `anneal` returns, for `topk`, `topk_mask` or `select`.
 
     Attributes:
       scores: `(..., n)` in the dtype of the scores given.
-      boost: `Scaled`, its sharpness that of this step.
+      boost: `Scaled`, with the sharpness of this step.
     """
 
     scores: jax.Array
@@ -35,27 +35,30 @@ def anneal(
     noise: ArrayLike = 0.5,
     sharpness: tuple[ArrayLike, ArrayLike] = (0.1, 100.0),
 ) -> Annealed:
-    """Scores and boost for a step of training: soft and noisy at first, sharp and free of noise at the end.
+    """Prepare scores and boost for a training step: soft and noisy at first, sharp and without noise at the end.
 
-    `(v - mean) / spread + noise * (1 - progress) * z` with standard normals `z`, and
-    `Scaled(first * (last / first) ** progress)`. Mean and spread (the standard deviation) are taken over all rows of
-    the batch that take part, and are constant under differentiation. So the size of the network's scores does not
-    matter, and one row may still be surer than another. docs/training.md says what each part is for.
+    The scores are `(v - mean) / spread + noise * (1 - progress) * z` with standard normals `z`. The boost is
+    `Scaled(first * (last / first) ** progress)`. Mean and spread (the standard deviation) are taken over all
+    candidates of the batch that take part, and are constant under differentiation. So the scale of the scores does
+    not matter, and the choice can still be clearer in one row of the batch than in another. docs/training.md gives
+    the reason for each part.
 
     Args:
-      scores: `(..., n)` floating, larger is better, of the whole batch. (Under `jax.vmap` over the batch each row has
-        a mean and a spread of its own: call it outside.)
-      progress: scalar, plain or traced: 0 at the start of the training, 1 at its end. If traced, held to [0, 1].
-      key: a key of `jax.random`, another one for each step; None for no noise.
-      where: boolean, broadcastable to `(..., n)`; True = takes part. Others, and infinite or NaN scores, count
-        in neither mean nor spread. Pass it on to `topk` as well.
-      axis_name: a mesh axis (or a tuple of names) that the batch or n is split over, inside `jax.shard_map`: mean and
-        spread are those of all devices, and each device's noise is its own.
-      noise: scalar, the first standard deviation of the noise, in spreads of the scores.
-      sharpness: the first and the last of `Scaled`, in units of 1 / spread, both positive.
+      scores: `(..., n)` floating, larger is better, of the whole batch. Call `anneal` outside of a `jax.vmap` over the
+        batch: inside, each row would have its own mean and spread.
+      progress: scalar, plain or traced, from 0 at the start of the training to 1 at its end. A traced value is clipped
+        to [0, 1].
+      key: a key of `jax.random`, a new one for each step; None for no noise.
+      where: boolean, broadcastable to `(..., n)`; True = takes part. Other scores, and infinite or NaN scores, do not
+        count in mean and spread. Pass `where` to `topk` or `topk_mask` as well.
+      axis_name: a mesh axis (or a tuple of names) over which the batch or n is split, inside `jax.shard_map`. Mean and
+        spread are then those of all devices, and each device draws its own noise.
+      noise: scalar, the standard deviation of the noise at progress 0, in units of the spread.
+      sharpness: the first and the last sharpness of `Scaled`, in units of 1 / spread, both positive.
 
     Returns:
-      `Annealed(scores, boost)`, scores in their own dtype. Where all scores are equal the spread counts as 1.
+      `Annealed(scores, boost)`, with scores `(..., n)` in their own dtype. If all scores are equal, the spread counts
+      as 1.
 
     Raises:
       TypeError, ValueError: at trace time, naming the argument, its value and the remedy.

@@ -93,6 +93,7 @@ def test_the_readmes_figures_are_those_of_the_results():
     assert set(re.findall("<!-- results: (.*?) -->", README)) == {"quality", "speed", "learning"}
     assert readme.rendered(README) == README
     speed = readme.read("speed")
+    assert speed is not None
     assert (speed["hardware"]["backend"], speed["hardware"]["cpu_count"]) == ("cpu", 2)
 
 
