@@ -53,10 +53,10 @@ def topk(
 
     This is the successive-halving top-k operator (Pietruszka et al. 2021, Algorithm 2). It sorts the candidates and
     plays `R = ceil(log2(n / k))` rounds. In each round the best candidate meets the worst, and the second best meets
-    the second worst. The two sides of a match become one, `w * high + (1 - w) * low` with `w = boost(high, low,
-    where)`, in scores and embeddings alike. The weight `m_i` of a candidate is the product of its match weights. The
-    embeddings are pooled once, `E'_s = sum over members i of slot s of m_i * E_i`. If n is not `k * 2^R`, the best
-    seeds have a bye in the first round.
+    the second worst. With `w = boost(high, low, where)` the two sides become one, `w * high + (1 - w) * low`, in scores
+    and embeddings alike. The weight `m_i` of a candidate is the product of its match weights. The embeddings are
+    pooled once, `E'_s = sum over members i of slot s of m_i * E_i`. If n is not `k * 2^R`, the best seeds have a bye in
+    the first round.
 
     Args:
       embeddings: `(..., n, *features)` floating, or a pytree of such arrays. The leading axes are those of `scores`; an
