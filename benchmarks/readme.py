@@ -108,9 +108,9 @@ def learning():
     }
     lines = []
     for name, way in LEARNING.items():
-        ours = [methods[way] for methods in found.values()]
-        failed, seeds = (sum(s[key] for s in ours) for key in ("failed", "seeds"))
-        lines.append([name, *(f"{s['mean']:.2f}" for s in ours), f"{failed} of {seeds}"])
+        scores = [methods.get(way) for methods in found.values()]
+        failed, seeds = (sum(s[key] for s in scores if s) for key in ("failed", "seeds"))
+        lines.append([name, *(f"{s['mean']:.2f}" if s else None for s in scores), f"{failed} of {seeds}"])
     tasks = [task.removeprefix("features-").replace("-", " ") for task in found]
     return "\n".join(["", *table(["trained by", *tasks, "failed seeds"], lines), ""])
 
