@@ -49,8 +49,8 @@ def quality():
     ours = {(row["n"], row["k"]): row["methods"]["default"]["nccs"][0] for row in rows}
     (published,) = (row["published"] for row in rows if (row["n"], row["k"]) == HARDEST)
     return (
-        f"\nAt n = {n} and k = {k} `topk` has {ours[n, k]:.3f}; the published figures are "
-        f"{published['power'][0]:.3f} for the tournament\nand {published['iterative'][0]:.3f} for the iterative "
+        f"\nIn the paper's longest tournament, n = {n} and k = {k}, `topk` has {ours[n, k]:.3f}. The published figures "
+        f"are {published['power'][0]:.3f} for the\ntournament and {published['iterative'][0]:.3f} for the iterative "
         f"operator. The lowest nCCS of `topk` in the paper's {len(rows)} sizes is {min(ours.values()):.3f}."
     )
 
@@ -62,7 +62,7 @@ def speed():
     parts = [[row for row in cells if row["k"] < 256], [row for row in cells if row["k"] >= 256]]
     # What is the default now had a name of its own before it was.
     ours = "shtopk, sort once" if "shtopk, sort once" in cells[0]["methods"] else "shtopk"
-    head, lines = ["beside", "CPU, k < 256", "CPU, k ≥ 256"], []
+    head, lines = ["`topk` beside", "CPU, k < 256", "CPU, k ≥ 256"], []
     if compiled:
         head += [f"H100 kernels, forward / gradient: n = 16384, k = {k}, d = 32" for k in (2, 256)]
     for peer, (timed, way) in PEERS.items():
