@@ -10,7 +10,7 @@ from shtopk import _checks, _sharding
 from shtopk._boost import Boost, Relative
 from shtopk._jit import compiled, over_rows
 from shtopk._seeding import ranks, seed_order
-from shtopk._select import Payload, drawn_member, moved, sums, tournament
+from shtopk._select import Payload, drawn_member, members_at, moved, sums, tournament
 
 _ORDERS = ("score", "position")
 
@@ -175,7 +175,7 @@ def _topk(
     chosen = selection.champions
     if draw is not None:
         member = drawn_member(selection, key)
-        chosen = selection.members_at(member)
+        chosen = members_at(selection, member)
         selection = moved(selection, member, draw)
     if order == "position":
         selection, chosen = over_rows(_in_order_of_position, scores.ndim - 1)(selection, chosen)

@@ -112,7 +112,7 @@ class Selection:
 
         In a tie it is the better-seeded member.
         """
-        return self.members_at(jnp.argmax(self.weights, axis=-1))
+        return members_at(self, jnp.argmax(self.weights, axis=-1))
 
     def sample(self, key: jax.Array) -> jax.Array:
         """Draw one member of each slot by its weight, `(..., k)` int32; n for a surplus slot.
@@ -125,7 +125,7 @@ class Selection:
         >>> s.sample(jax.random.key(0)).tolist()  # the best two, for sure
         [0, 1]
         """
-        return self.members_at(drawn_member(self, _checks.key("key", key)))
+        return members_at(self, drawn_member(self, _checks.key("key", key)))
 
     def log_prob(self, indices: jax.Array) -> jax.Array:
         """Return the logarithm of the probability that `sample` draws `indices`, in any order.
@@ -173,11 +173,6 @@ class Selection:
         logs = log_weight(jnp.where(self.weights == 0, 1, self.weights))
         return -jnp.sum(self.weights * logs, axis=(-2, -1))
 
-    def members_at(self, member):
-        """The candidates `(..., k)` that are the slots' `member` `(..., k)`; n for a surplus slot."""
-        index = jnp.take_along_axis(self.indices, member[..., None], axis=-1)[..., 0]
-        return jnp.where(jnp.any(self.weights != 0, axis=-1), index, self.n)
-
     @property
     def _devices(self):
         return _sharding.over(self.axis_name)
@@ -212,6 +207,12 @@ def row_weights(selection):
         return devices.part(filled(weights, places), rows)
 
     return over_rows(row, weights.ndim - 1)(weights, selection.places)
+
+
+def members_at(selection, member):
+    """The candidates `(..., k)` that are the slots' `member` `(..., k)`; n for a surplus slot."""
+    index = jnp.take_along_axis(selection.indices, member[..., None], axis=-1)[..., 0]
+    return jnp.where(jnp.any(selection.weights != 0, axis=-1), index, selection.n)
 
 
 def drawn_member(selection, key):
