@@ -53,14 +53,11 @@ class Boost(Protocol):
         ...
 
 
-def win_weights(boost, high, low, where, ends, first, half):
-    """The weights of `high` in a round's matches, of which `first` to `half - 1` are played, and contested `where`.
-
-    `high` and `low` are finite; `ends` holds the same two with what is not.
-    """
+def win_weights(boost, high, low, where, first, half):
+    """The weights of `high` in a round's matches, of which `first` to `half - 1` are played, and contested `where`."""
     if isinstance(boost, Relative):  # reads gaps by position: what is known when tracing becomes a slice
-        return boost.win(high, low, boost.unit(ends[0], ends[1], first, half - first))
-    return _checks.win_weights(boost(high, low, where), high)
+        return boost.win(high, low, where, boost.unit(high, low, first, half - first))
+    return _checks.win_weights(boost(jnp.where(where, high, 0), jnp.where(where, low, 0), where), high)
 
 
 def offset(boost, ranked, last):
@@ -82,7 +79,8 @@ def _at(x, index):
     return lax.dynamic_index_in_dim(x, jnp.clip(index, 0, x.shape[0] - 1), keepdims=False)
 
 
-def _half_gap(high, low):
+def half_gap(high, low):
+    """`(high - low) / 2`."""
     # Half of each first: the difference of two finite scores may overflow, half of it cannot.
     return 0.5 * high - 0.5 * low
 
@@ -114,7 +112,7 @@ class Scaled:
     def __call__(self, high: jax.Array, low: jax.Array, where: jax.Array) -> jax.Array:
         high, low, where = _checks.matches(high, low, where)
         sharpness = _sharpness("Scaled.sharpness", self.sharpness, high.dtype)
-        return jax.nn.sigmoid(2 * (sharpness * _half_gap(high, low)))
+        return jax.nn.sigmoid(2 * (sharpness * half_gap(high, low)))
 
 
 @pytree("base")
@@ -185,18 +183,17 @@ class Relative:
         high, low, where = _checks.matches(high, low, where)
         entries = high.shape[0]
         first = jnp.min(jnp.where(where, lax.iota(jnp.int32, entries), entries))  # faster than argmax
-        return self.win(high, low, self.unit(high, low, first, jnp.sum(where, dtype=jnp.int32)))
+        return self.win(high, low, where, self.unit(high, low, first, jnp.sum(where, dtype=jnp.int32)))
 
-    def win(self, high, low, unit):
-        """The weights `(h,)` of `high` for half a unit, a scalar."""
-        gap = _half_gap(high, low)
-        size, larger = jnp.abs(gap), 0.5 * jnp.maximum(jnp.abs(high), jnp.abs(low))
-        tie = jnp.maximum(unit, size) <= _ROUNDINGS * float(jnp.finfo(gap.dtype).eps) * larger
+    def win(self, high, low, where, unit):
+        """The weights `(h,)` of `high` for half a unit, a scalar; 1/2 where the match is not contested."""
+        gap = jnp.where(where, half_gap(high, low), 0)
+        size, larger = jnp.maximum(unit, jnp.abs(gap)), 0.5 * jnp.maximum(jnp.abs(high), jnp.abs(low))
+        tie = size <= _ROUNDINGS * float(jnp.finfo(gap.dtype).eps) * larger
         # A unit far below this match's own gap saturates the sigmoid anyway. In a tie any unit gives w = 1/2,
         # and the larger score, or 1 for one below the range of normal numbers, keeps the gradient tame.
         unit = jnp.where(tie, larger, jnp.maximum(unit, size / _WIDEST_RATIO))
-        tiny = float(jnp.finfo(gap.dtype).tiny) * 2**24
-        unit = lax.stop_gradient(jnp.where(unit > tiny, unit, 1))
+        unit = lax.stop_gradient(jnp.where(unit > float(jnp.finfo(gap.dtype).tiny) * 2**24, unit, 1))
         return jax.nn.sigmoid(_sharpness("Relative.sharpness", self.sharpness, gap.dtype) * (gap / unit))
 
     def unit(self, high, low, first, count):
@@ -205,7 +202,7 @@ class Relative:
 
         def gap(depth):
             """Half the gap so many matches above the narrowest."""
-            return jnp.abs(_half_gap(_at(high, last - depth), _at(low, last - depth)))
+            return jnp.abs(half_gap(_at(high, last - depth), _at(low, last - depth)))
 
         quantile = jnp.clip(_checks.number("Relative.quantile", self.quantile, high.dtype), 0, 1)
         position = (1 - quantile) * jnp.asarray(count - 1, high.dtype)
@@ -213,7 +210,7 @@ class Relative:
         part, wide = position - jnp.floor(position), gap(jnp.minimum(depth + 1, last - first))
         unit = (1 - part) * gap(depth) + part * wide
 
-        spread = jnp.abs(_half_gap(_at(high, first + count // 8), _at(high, first + count // 2)))
+        spread = jnp.abs(half_gap(_at(high, first + count // 8), _at(high, first + count // 2)))
         if not isinstance(count, int) or count < 16:
             inner = gap(depth // 2)
             spread = jnp.where((inner > 0) & (count < 16), jnp.minimum(inner, spread), spread)  # 0 if all tie

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from shtopk._boost import win_weights
+from shtopk._boost import half_gap, win_weights
 from shtopk._seeding import permuted, permuted_back, seed_order
 from shtopk._sharding import match_varying_axes
 
@@ -27,27 +27,25 @@ def match(high, low, first, half, boost):
     """Win weights and survivors' scores `(h,)` of the matches `high` against `low`, `(h,)` both.
 
     Matches `first` to `half - 1` are played. Those before have no opponent: a bye, `w = 1` and the score unchanged;
-    those after do not count. An infinite or NaN score decides its match alone.
+    those after do not count. An infinite or NaN score decides its match alone, and stands in `high`: the sort puts
+    infinities at the ends.
     """
-    entry = lax.iota(jnp.int32, high.shape[0])
-    played = (entry >= first) & (entry < half)
-    finite = jnp.isfinite(high) & jnp.isfinite(low)
-    finite_ends = _bounded(high, played), _bounded(low, played)
-    boosted = win_weights(boost, *finite_ends, played & finite, (high, low), first, half)
-    decided = jnp.where(high > low, 1.0, jnp.where(high < low, 0.0, 0.5)).astype(high.dtype)
-    decided = jnp.where(jnp.isnan(high) | jnp.isnan(low), jnp.nan, decided)
-    w = jnp.where(played, jnp.where(finite, boosted, decided), 1)
-    # What is not contested is replaced first, so that its derivative stays finite. A winner outright keeps its own.
-    contested = played & finite
-    mixed = _mixed(boosted, jnp.where(contested, high, 0), jnp.where(contested, low, 0))
-    winner = jnp.where(played & ((high < low) | jnp.isnan(low)), low, high)
-    return w, jnp.where(contested, mixed, winner)
+    contested, played = jnp.isfinite(half_gap(high, low)), _between(first, half, high.shape[0])
+    if played is not None:
+        contested &= played
+    boosted = win_weights(boost, high, low, contested, first, half)
+    outright = jnp.where(high == low, 0.5, jnp.where(high > low, 1, jnp.nan).astype(high.dtype))
+    w = jnp.where(contested, boosted, outright)
+    w = w if played is None else jnp.where(played, w, 1)
+    return w, jnp.where(contested, _mixed(boosted, high, low), high)
 
 
-def _bounded(x, played):
-    """`x` with infinities and NaN brought within the range, and 0 where no match is played."""
-    most = float(jnp.finfo(x.dtype).max) / 8
-    return jnp.where(played, jnp.where(jnp.isfinite(x), x, jnp.where(x < 0, -most, most)), 0)
+def _between(first, half, width):
+    """Which of `width` matches are played, `(width,)`; None if all are, known when tracing."""
+    if isinstance(first, int) and isinstance(half, int) and (first, half) == (0, width):
+        return None
+    entry = lax.iota(jnp.int32, width)
+    return (entry >= first) & (entry < half)
 
 
 @jax.custom_jvp
@@ -67,9 +65,9 @@ def _mixed_jvp(primals, tangents):
     # is held within the range, and counts for nothing where w is 0 or 1.
     (w, high, low), (dw, dhigh, dlow) = primals, tangents
     most = float(jnp.finfo(high.dtype).max)
-    half = jnp.clip(0.5 * high - 0.5 * low, -most / 16, most / 16)
-    decided = (jnp.abs(half) > most**0.5) & ((w == 1) | (1 - w == 1))
-    gap = jnp.where(decided, 0, 2 * half)
+    half = jnp.clip(half_gap(high, low), -most / 16, most / 16)
+    decided = (jnp.abs(half) > most**0.5) & (jnp.abs(w - 0.5) == 0.5)
+    gap = jnp.where(decided | jnp.isnan(half), 0, 2 * half)
     return _mixed(w, high, low), w * dhigh + (1 - w) * dlow + gap * dw
 
 
@@ -99,7 +97,8 @@ def play(scores, live, k, boost, reseed):
         if reseed and played:
             scores, order = _sorted(scores, live)
         byes = _at_least_0(2 * half - live)
-        won, scores = _round_by_round(match(scores[:half], jnp.flip(scores[half:]), byes, half, boost))
+        high, low = jnp.split(scores, 2)
+        won, scores = _round_by_round(match(high, jnp.flip(low), byes, half, boost))
         live = _at_most(live, half)
         played.append((won, order))
 
