@@ -14,6 +14,7 @@ from shtopk._boost import Boost, Relative, offset
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype
 from shtopk._pytree import pytree
+from shtopk._reorder import reordered
 from shtopk._seeding import filled, permuted, ranks, seed_order
 
 Payload = TypeVar("Payload")  # an array or a pytree of arrays: what goes in comes out, with k rows for n
@@ -340,7 +341,8 @@ def _select_row(entry, boost, n, k, reseed, candidates):
     entrants = order.shape[0]
     live = entrants if where is None else count(where, entrants)
     width = k << _rounds.round_count(entrants, k)
-    ranked = permuted(scores.astype(accumulation_dtype(scores.dtype)), order)
+    rank = ranks(order, scores.shape[0], width)
+    ranked = reordered(scores.astype(accumulation_dtype(scores.dtype)), order, rank)
     pivot = offset(boost, ranked, k - 1 if where is None else jnp.minimum(k, live) - 1) if width > k else 0
     seeded = jnp.pad(centred(ranked, pivot), (0, width - entrants))
     slots, weights, place = _rounds.play(seeded, live, k, boost, reseed)
@@ -352,10 +354,11 @@ def _select_row(entry, boost, n, k, reseed, candidates):
         seeds = jnp.zeros_like(seeds).at[place].set(seeds, unique_indices=True)
         weights = permuted(weights, seeds)
     seeds = jnp.where(seeds < entrants, seeds, jnp.flip(seeds))
-    order = order if indices is None else permuted(indices, order)
-    place = place if reseed else lax.iota(jnp.int32, width)
-    rank = ranks(order, n, width)
-    places = jnp.where(rank < width, _snaked(filled(place, rank), k, width // k), width)
+    if indices is not None:
+        order = permuted(indices, order)
+        rank = ranks(order, n, width)
+    place = filled(place, rank) if reseed else rank
+    places = jnp.where(rank < width, _snaked(place, k, width // k), width)
     indices, weights = _snake(permuted(order, seeds), k), _snake(weights, k)
     return Selection(indices, weights, (slots + pivot).astype(scores.dtype), places, n)
 

@@ -1,0 +1,64 @@
+"""Entries in another order, `x[index]`: a gather whose transpose is a gather as well, by the inverse.
+
+JAX's own rule would add the entries up where they came from. A scatter costs a GPU three kernels, and an index list
+of twice the entries' bytes.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from shtopk._seeding import filled
+from shtopk._sharding import match_varying_axes, xla_splits
+
+
+def reordered(x, index, inverse):
+    """`x[index]` for `x` `(n,)`, and 0 where `index` `(m,)` is n or more.
+
+    `inverse` `(n,)` says where in `index` each entry stands, m or more if nowhere.
+    """
+    return _reordered_p.bind(*match_varying_axes(x, index, inverse))
+
+
+def _entries(x, index, inverse, split):
+    """With leading axes: as one long row, which needs no index list of its own, unless XLA is to split them."""
+    *lead, n = x.shape
+    if not lead:
+        return filled(x, index)
+    batch = math.prod(lead) if all(isinstance(size, int) for size in x.shape) else 0
+    if split or not 0 < batch * n < 2**31:
+        return jax.vmap(partial(_entries, split=split))(x, index, inverse)
+    flat = index.reshape(batch, -1)
+    flat = jnp.where(flat < n, flat + n * lax.broadcasted_iota(jnp.int32, flat.shape, 0), batch * n)
+    return filled(x.reshape(-1), flat).reshape(index.shape)
+
+
+def _lower(ctx, *operands):
+    return mlir.lower_fun(partial(_entries, split=xla_splits(ctx)), multiple_results=False)(ctx, *operands)
+
+
+def _batch(operands, dims):
+    size = next(x.shape[dim] for x, dim in zip(operands, dims, strict=True) if dim is not None)
+    operands = (
+        jnp.broadcast_to(x, (size, *x.shape)) if dim is None else jnp.moveaxis(x, dim, 0)
+        for x, dim in zip(operands, dims, strict=True)
+    )
+    return _reordered_p.bind(*operands), 0
+
+
+_reordered_p = Primitive("shtopk_reordered")
+_reordered_p.def_abstract_eval(lambda x, index, inverse: x.update(shape=index.shape))
+_reordered_p.def_impl(jax.jit(_reordered_p.bind))
+mlir.register_lowering(_reordered_p, _lower)
+batching.primitive_batchers[_reordered_p] = _batch
+ad.defjvp(_reordered_p, lambda dx, x, index, inverse: _reordered_p.bind(dx, index, inverse), None, None)
+ad.primitive_transposes[_reordered_p] = lambda dx, x, index, inverse: (
+    _reordered_p.bind(dx, inverse, index),
+    None,
+    None,
+)
