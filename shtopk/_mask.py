@@ -12,6 +12,7 @@ from shtopk import _checks, _rounds, _sharding
 from shtopk._boost import Boost, Relative, offset
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype
+from shtopk._reorder import reordered
 from shtopk._seeding import filled, permuted, ranks, seed_order
 from shtopk._select import centred, count, log_weight, row_weights, tournament
 
@@ -116,19 +117,26 @@ def _of_one_row(scores, where, boost, reseed, candidates, devices):
     order = seed_order(scores, where, candidates)
     most = order.shape[0]
     live = jnp.int32(most) if where is None else count(where, most)
-    ranked = permuted(scores.astype(accumulation_dtype(scores.dtype)), order)
-    rank = ranks(order if indices is None else permuted(indices, order), n, most)
+    rank = ranks(order, scores.shape[0], most)
+    ranked = reordered(scores.astype(accumulation_dtype(scores.dtype)), order, rank)
+    if indices is not None:
+        order = permuted(indices, order)
+        rank = ranks(order, n, most)
 
     def mask(k):
         seeded = centred(ranked, offset(boost, ranked, jnp.minimum(k, live) - 1))
         # Survivors of each round: k * 2^r, down to k. Rounds with more than `most` to survive change nothing;
-        # theirs is cut to that before it can overflow.
+        # theirs is cut to that before it can overflow. With byes, the places of a bracket that is sorted again
+        # reach beyond `most`.
+        places = 2 * most if reseed else most
         power = jnp.arange(max(1, _rounds.round_count(most, 1)), dtype=jnp.int32)[::-1]
-        halves = jnp.where(k > (most >> power), most, k << power)
-        _, survivors, wins, orders = _rounds.loop_up(seeded, live, halves, boost, reseed)
-        slots = lax.iota(jnp.int32, most) < jnp.minimum(survivors, k)
-        weights, _ = _rounds.loop_down(slots.astype(ranked.dtype), halves, wins, orders)
-        weights = jnp.where(lax.iota(jnp.int32, most) < live, weights, 0)
-        return devices.part(filled(weights, rank), rows)
+        idle, halves = k > (most >> power), k << power
+        _, survivors, wins, orders = _rounds.loop_up(seeded, live, jnp.where(idle, most, halves), boost, reseed)
+        slots = (lax.iota(jnp.int32, places) < jnp.minimum(survivors, k)).astype(ranked.dtype)
+        weights, seats = _rounds.loop_down(slots, jnp.where(idle, places, halves), wins, orders)
+        seeds = lax.iota(jnp.int32, most) if seats is None else seats.entries
+        place = rank if seats is None else filled(seats.places, rank, places)
+        weights = jnp.where(seeds < live, weights, 0)
+        return devices.part(reordered(weights, place, filled(order, seeds, n)), rows)
 
     return mask, most

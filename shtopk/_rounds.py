@@ -5,12 +5,15 @@ slot starts with weight 1, and each match hands `w` of it to `high` and `1 - w` 
 ends with the product of its match weights. Every function here sees one row of scores, best seed first.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from shtopk._boost import half_gap, win_weights
-from shtopk._seeding import permuted, permuted_back, seed_order
+from shtopk._reorder import reordered
+from shtopk._seeding import filled, permuted, ranks, seed_order
 from shtopk._sharding import match_varying_axes
 
 # Rounds written out at their own width, before the loop of the others. Compiled for an H100 at 16 x 16384 scores and
@@ -88,8 +91,8 @@ def _round_by_round_jvp(primals, tangents):
 def play(scores, live, k, boost, reseed):
     """Bring `scores` `(k * 2**R,)`, of which the first `live` count, down to k slots.
 
-    Returns the slots' scores `(k,)`, and for each seed its weight `(k * 2**R,)` and its place in the bracket
-    `(k * 2**R,)`: the seed it would have had if no round had sorted again.
+    Returns the slots' scores `(k,)`, and for each place in the bracket `(k * 2**R,)` its weight and its seed. Where no
+    round sorts again, seeds stand in their places.
     """
     width, entrants, played = scores.shape[0], live, []
     while scores.shape[0] > k and len(played) < OPENING:
@@ -98,25 +101,53 @@ def play(scores, live, k, boost, reseed):
             scores, order = _sorted(scores, live)
         byes = _at_least_0(2 * half - live)
         high, low = jnp.split(scores, 2)
-        won, scores = _round_by_round(match(high, jnp.flip(low), byes, half, boost))
+        won, scores = match(high, jnp.flip(low), byes, half, boost)
+        if not reseed:  # a sort parts rounds by itself
+            won, scores = _round_by_round((won, scores))
         live = _at_most(live, half)
         played.append((won, order))
 
     halves = [scores.shape[0] >> r for r in range(1, round_count(scores.shape[0], k) + 1)]
     scores, live, wins, orders = loop_up(scores, live, halves, boost, reseed, unroll=True)
     weights = jnp.where(lax.iota(jnp.int32, scores.shape[0]) < _at_most(live, k), 1, 0).astype(scores.dtype)
-    weights, place = loop_down(weights, halves, wins, orders, unroll=True)
-
+    weights, seats = loop_down(weights, halves, wins, orders, unroll=True)
     for won, order in reversed(played):
-        half = won.shape[0]
-        weights = jnp.concatenate([weights * won, jnp.flip(weights * (1 - won))])
-        place = jnp.concatenate([place, jnp.flip(2 * half - 1 - place)])
-        weights, place = permuted_back((weights, place), order)
+        weights, seats = _undone(weights, seats, won, order, won.shape[0], _joined)
 
     # Selected, not multiplied: whatever a missing row's payload holds, its gradient stops here.
-    weights = jnp.where(lax.iota(jnp.int32, width) < entrants, weights, 0)
+    seeds = lax.iota(jnp.int32, width) if seats is None else seats.entries
+    weights = jnp.where(seeds < entrants, weights, 0)
     slots = jnp.where(lax.iota(jnp.int32, k) < live, scores[:k], -jnp.inf)
-    return slots, weights, place
+    return slots, weights, seeds
+
+
+class Seats(NamedTuple):
+    """Who is where before some round is sorted again: the entry in each place of the bracket, and each entry's place.
+
+    The places are read by derivatives alone, and cost nothing where there are none.
+    """
+
+    entries: jax.Array
+    places: jax.Array
+
+
+def _undone(weights, seats, won, order, half, join):
+    """`weights` and `seats`, by place, one round earlier: each of `half` places becomes two, which `join` puts together.
+
+    `won` are the weights of the round's matches, `order` who was sorted where, or None.
+    """
+    w = won if seats is None else reordered(won, *seats)
+    weights = join(weights * w, weights * (1 - w))
+    if seats is not None:
+        seats = Seats(*(join(x, 2 * half - 1 - x) for x in seats))
+    if order is not None:
+        n = order.shape[0]
+        seats = Seats(filled(order, seats.entries, n), permuted(seats.places, ranks(order, n, n)))
+    return weights, seats
+
+
+def _joined(high, low):
+    return jnp.concatenate([high, jnp.flip(low)])
 
 
 def _at_least_0(x):
@@ -134,11 +165,11 @@ def loop_up(scores, live, halves, boost, reseed, unroll=False):
     if there is one. Returns the scores, how many live, and each round's weights and order `(rounds, width)`.
     """
     rounds, width = len(halves), scores.shape[0]
+    orders = jnp.zeros((rounds, width), jnp.int32) if reseed else None
     if rounds == 0:
-        return scores, live, None, None
+        return scores, live, None, orders
     live, halves = jnp.asarray(live, jnp.int32), jnp.asarray(halves, jnp.int32)
     wins = jnp.zeros((rounds, width), scores.dtype)
-    orders = jnp.zeros((rounds, width), jnp.int32) if reseed else None
 
     def play_round(r, carry):
         scores, live, wins, orders = carry
@@ -155,22 +186,27 @@ def loop_up(scores, live, halves, boost, reseed, unroll=False):
 
 
 def loop_down(weights, halves, wins, orders, unroll=False):
-    """Hand the slots' `weights` `(width,)` down through the rounds of `loop_up`, last round first.
+    """Hand the slots' `weights` `(places,)` down through the rounds of `loop_up`, last round first.
 
-    Returns each entry's weight `(width,)` and its place in the bracket `(width,)`.
+    Returns each place's weight `(places,)`, and the `Seats`, None if no round was sorted again. There are as many places
+    as entries; if a round was sorted again and its entries were fewer than `2 * half`, there must be `2 * half`.
     """
-    entry = lax.iota(jnp.int32, weights.shape[0])
+    seats = None
+    if orders is not None:
+        seats = Seats(lax.iota(jnp.int32, weights.shape[0]), lax.iota(jnp.int32, orders.shape[1]))
     if len(halves) == 0:
-        return weights, entry
+        return weights, seats
 
     def undo_round(carry, played):
-        (weights, place), (half, won, order) = carry, played
-        weights = jnp.where(entry < half, weights * won, _mirrored(weights * (1 - won), half))
-        place = jnp.where(entry < half, place, _mirrored(2 * half - 1 - place, half))
-        return permuted_back((weights, place), order), None
+        half, won, order = played
+
+        def join(high, low):
+            return jnp.where(lax.iota(jnp.int32, high.shape[0]) < half, high, _mirrored(low, half))
+
+        return _undone(*carry, won, order, half, join), None
 
     played = jnp.asarray(halves, jnp.int32), wins, orders
-    start, played = match_varying_axes((weights, entry), played)
+    start, played = match_varying_axes((weights, seats), played)
     return lax.scan(undo_round, start, played, reverse=True, unroll=unroll or 1)[0]
 
 
@@ -182,5 +218,6 @@ def _mirrored(x, half):
 
 
 def _sorted(scores, live):
-    order = seed_order(scores, lax.iota(jnp.int32, scores.shape[0]) < live)
-    return permuted(scores, order), order
+    n = scores.shape[0]
+    order = seed_order(scores, lax.iota(jnp.int32, n) < live)
+    return reordered(scores, order, ranks(order, n, n)), order

@@ -69,15 +69,6 @@ def permuted(x, order):
     return x.at[order].get(mode="promise_in_bounds", unique_indices=True)
 
 
-def permuted_back(arrays, order):
-    """The arrays that `permuted(..., order)` makes `arrays`; themselves if there is no order."""
-    if order is None:
-        return arrays
-    return tuple(
-        jnp.zeros_like(x).at[order].set(x, mode="promise_in_bounds", unique_indices=True) for x in arrays
-    )
-
-
 def ranks(order, n, missing):
     """The seed of each of n candidates `(n,)`, and `missing` for those not in `order` `(best,)`."""
     seeds = lax.iota(jnp.int32, order.shape[0])

@@ -345,19 +345,14 @@ def _select_row(entry, boost, n, k, reseed, candidates):
     ranked = reordered(scores.astype(accumulation_dtype(scores.dtype)), order, rank)
     pivot = offset(boost, ranked, k - 1 if where is None else jnp.minimum(k, live) - 1) if width > k else 0
     seeded = jnp.pad(centred(ranked, pivot), (0, width - entrants))
-    slots, weights, place = _rounds.play(seeded, live, k, boost, reseed)
+    slots, weights, seeds = _rounds.play(seeded, live, k, boost, reseed)
 
-    # Line the seeds up by their place in the bracket. A seed beyond the last entrant is a bye, and shows
-    # its opponent of the first round instead.
-    seeds = lax.iota(jnp.int32, width)
-    if reseed:
-        seeds = jnp.zeros_like(seeds).at[place].set(seeds, unique_indices=True)
-        weights = permuted(weights, seeds)
-    seeds = jnp.where(seeds < entrants, seeds, jnp.flip(seeds))
     if indices is not None:
         order = permuted(indices, order)
         rank = ranks(order, n, width)
-    place = filled(place, rank) if reseed else rank
+    place = filled(ranks(seeds, width, width), rank) if reseed else rank
+    # A seed beyond the last entrant is a bye, and shows its opponent of the first round instead.
+    seeds = jnp.where(seeds < entrants, seeds, jnp.flip(seeds))
     places = jnp.where(rank < width, _snaked(place, k, width // k), width)
     indices, weights = _snake(permuted(order, seeds), k), _snake(weights, k)
     return Selection(indices, weights, (slots + pivot).astype(scores.dtype), places, n)
