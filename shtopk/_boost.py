@@ -198,11 +198,11 @@ class Relative:
 
     def unit(self, high, low, first, count):
         """Half the unit `g` of the `count` live matches from `first` on, ints or traced: a scalar."""
-        last = first + count - 1
+        gaps, last = jnp.abs(half_gap(high, low)), first + count - 1
 
         def gap(depth):
             """Half the gap so many matches above the narrowest."""
-            return jnp.abs(half_gap(_at(high, last - depth), _at(low, last - depth)))
+            return _at(gaps, last - depth)
 
         quantile = jnp.clip(_checks.number("Relative.quantile", self.quantile, high.dtype), 0, 1)
         position = (1 - quantile) * jnp.asarray(count - 1, high.dtype)
