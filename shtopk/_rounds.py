@@ -132,9 +132,10 @@ class Seats(NamedTuple):
 
 
 def _undone(weights, seats, won, order, half, join):
-    """`weights` and `seats`, by place, one round earlier: each of `half` places becomes two, which `join` puts together.
+    """`weights` and `seats`, by place, one round earlier: each of `half` places becomes two.
 
-    `won` are the weights of the round's matches, `order` who was sorted where, or None.
+    `won` are the weights of the round's matches, `order` who was sorted where, or None; `join` puts the places of
+    the better sides and of the others together.
     """
     w = won if seats is None else reordered(won, *seats)
     weights = join(weights * w, weights * (1 - w))
@@ -188,8 +189,8 @@ def loop_up(scores, live, halves, boost, reseed, unroll=False):
 def loop_down(weights, halves, wins, orders, unroll=False):
     """Hand the slots' `weights` `(places,)` down through the rounds of `loop_up`, last round first.
 
-    Returns each place's weight `(places,)`, and the `Seats`, None if no round was sorted again. There are as many places
-    as entries; if a round was sorted again and its entries were fewer than `2 * half`, there must be `2 * half`.
+    Returns each place's weight `(places,)`, and the `Seats`, None if no round was sorted again. There are as many
+    places as entries; where a sorted round has byes, as many as `2 * half`.
     """
     seats = None
     if orders is not None:
