@@ -139,8 +139,9 @@ def _undone(weights, seats, won, order, half, join):
     """
     w = won if seats is None else reordered(won, *seats)
     weights = join(weights * w, weights * (1 - w))
-    if seats is not None:
-        seats = Seats(*(join(x, 2 * half - 1 - x) for x in seats))
+    if seats is None:
+        return weights, None
+    seats = Seats(*(join(x, 2 * half - 1 - x) for x in seats))
     if order is not None:
         n = order.shape[0]
         seats = Seats(filled(order, seats.entries, n), permuted(seats.places, ranks(order, n, n)))
@@ -199,12 +200,12 @@ def loop_down(weights, halves, wins, orders, unroll=False):
         return weights, seats
 
     def undo_round(carry, played):
-        half, won, order = played
+        (weights, seats), (half, won, order) = carry, played
 
         def join(high, low):
             return jnp.where(lax.iota(jnp.int32, high.shape[0]) < half, high, _mirrored(low, half))
 
-        return _undone(*carry, won, order, half, join), None
+        return _undone(weights, seats, won, order, half, join), None
 
     played = jnp.asarray(halves, jnp.int32), wins, orders
     start, played = match_varying_axes((weights, seats), played)
