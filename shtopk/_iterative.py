@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from shtopk import _checks
 from shtopk._jit import compiled, over_rows
 from shtopk._operator import TopK
-from shtopk._precision import accumulation_dtype
+from shtopk._precision import accumulation_dtype, narrowed
 from shtopk._select import Payload
 
 
@@ -78,18 +78,16 @@ def _iterative_row(embeddings, scores, where, alpha, k, normalizer):
     n = scores.shape[0]
     v = scores.astype(accumulation_dtype(scores.dtype))
     alpha = _checks.number("alpha", alpha, v.dtype)
-    everyone = jnp.ones(n, bool) if where is None else where
+    everyone = (v == v) | True if where is None else where  # typed as v is, over a mesh
 
-    def step(i, carry):
-        left, weights, winners = carry
+    def step(left, _):
         # argmax takes the first NaN if there is one, else the first of the largest.
         winner = jnp.argmax(jnp.where(left, v, -jnp.inf))
         winner = jnp.where(left[winner], winner, jnp.argmax(left))  # only -inf are left
         p = _peaked_softmax(v, left, winner, alpha, normalizer)
-        return left.at[winner].set(False), weights.at[i].set(p), winners.at[i].set(winner.astype(jnp.int32))
+        return left & (lax.iota(winner.dtype, n) != winner), (p, winner.astype(jnp.int32))
 
-    start = everyone, jnp.zeros((k, n), v.dtype), jnp.zeros(k, jnp.int32)
-    _, weights, winners = lax.fori_loop(0, k, step, start)
+    weights, winners = lax.scan(step, everyone, length=k)[1]
     live = lax.iota(jnp.int32, k) < jnp.sum(everyone, dtype=jnp.int32)
 
     def pool(leaf):
@@ -101,7 +99,7 @@ def _iterative_row(embeddings, scores, where, alpha, k, normalizer):
     # 0 * inf is no part of a score: only rows with weight count.
     parts = jnp.where(weights == 0, 0, weights * jnp.where(everyone, v, 0)[None, :])
     slots = jnp.where(live, jnp.sum(parts, axis=-1), -jnp.inf)
-    return TopK(jax.tree.map(pool, embeddings), slots.astype(scores.dtype), jnp.where(live, winners, n))
+    return TopK(jax.tree.map(pool, embeddings), narrowed(slots, scores.dtype), jnp.where(live, winners, n))
 
 
 def _peaked_softmax(v, left, winner, alpha, normalizer):

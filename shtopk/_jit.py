@@ -42,3 +42,14 @@ def over_rows(row, axes):
         return jax.vmap(inner, in_axes)(*jax.tree.map(lambda x: x[0] if x.shape[0] == 1 else x, arrays))
 
     return mapped
+
+
+def implementation(primitive, *static):
+    """What `primitive` does outside of a trace. It has no form that is not compiled, `jax.disable_jit()` or not."""
+    run = jax.jit(primitive.bind, static_argnames=static)
+
+    def call(*operands, **params):
+        with jax.disable_jit(False):
+            return run(*operands, **params)
+
+    return call

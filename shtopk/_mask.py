@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from shtopk import _checks, _rounds, _sharding
 from shtopk._boost import Boost, Relative, offset
 from shtopk._jit import compiled, over_rows
-from shtopk._precision import accumulation_dtype
+from shtopk._precision import accumulation_dtype, narrowed
 from shtopk._reorder import reordered
 from shtopk._seeding import filled, permuted, ranks, seed_order
 from shtopk._select import centred, count, log_weight, row_weights, tournament
@@ -73,8 +73,8 @@ def topk_mask(
         candidates = _checks.candidates(candidates, math.ceil(k), n)
         return _mask(scores, where, boost, k=k, candidates=candidates, **options)
     candidates = _checks.candidates(candidates, 1, n)
-    ks = jnp.broadcast_to(_checks.traced_k(k, n if candidates is None else candidates), scores.shape[:-1])
-    return _mask_of_traced_k(scores, where, ks, boost, candidates=candidates, **options)
+    k = _checks.traced_k(k, n if candidates is None else candidates)
+    return _mask_of_traced_k(scores, where, k, boost, candidates=candidates, **options)
 
 
 @compiled("k", "reseed", "candidates", "log", "axis_name")
@@ -86,14 +86,14 @@ def _mask(scores, where, boost, *, k, reseed, candidates, log, axis_name):
 
     low = math.floor(k)
     out = mask(low) if low == k else (low + 1 - k) * mask(low) + (k - low) * mask(low + 1)
-    return (log_weight(out) if log else out).astype(scores.dtype)
+    return narrowed(log_weight(out) if log else out, scores.dtype)
 
 
 @compiled("reseed", "candidates", "log", "axis_name")
 def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, axis_name):
-    """`topk_mask` for a traced k `(...)`."""
+    """`topk_mask` for a traced k `()`."""
 
-    def row(scores, where, k):
+    def row(scores, where):
         mask, most = _of_one_row(scores, where, boost, reseed, candidates, _sharding.over(axis_name))
         if jnp.issubdtype(k.dtype, jnp.integer):
             out = mask(k)
@@ -104,9 +104,9 @@ def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, axis_
             lower, upper = jax.vmap(mask)(jnp.stack([low, jnp.minimum(low + 1, most)]))
             out = (1 - part) * lower + part * upper
         out = jnp.where(k > 0, out, jnp.nan)
-        return (log_weight(out) if log else out).astype(scores.dtype)
+        return narrowed(log_weight(out) if log else out, scores.dtype)
 
-    return over_rows(row, scores.ndim - 1)(scores, where, k)
+    return over_rows(row, scores.ndim - 1)(scores, where)
 
 
 def _of_one_row(scores, where, boost, reseed, candidates, devices):

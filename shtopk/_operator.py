@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from shtopk import _checks, _sharding
 from shtopk._boost import Boost, Relative
 from shtopk._jit import compiled, over_rows
+from shtopk._precision import lowest
 from shtopk._seeding import ranks, seed_order
 from shtopk._select import Payload, drawn_member, members_at, moved, sums, tournament
 
@@ -189,7 +190,7 @@ def _topk(
     pooled = devices.total(soft.embeddings)
     if draw is not None:  # a slot's score moves as its rows do
         slots = devices.total(sums(selection, scores[..., None]))[..., 0]
-        soft = soft._replace(scores=jnp.where(soft.indices < selection.n, slots, -jnp.inf))
+        soft = soft._replace(scores=jnp.where(soft.indices < selection.n, slots, lowest(slots.dtype)))
     pooled = jax.tree.map(lambda x, like: x.astype(like.dtype), pooled, embeddings)
     return TopK(pooled, *devices.replicate((soft.scores.astype(scores.dtype), soft.indices)))
 
@@ -218,18 +219,20 @@ def _hard_rows(embeddings, entry, n, k, order, devices):
 
     def row(embeddings, entry):
         best = seed_order(entry.scores, entry.where, k)
-        live = jnp.ones(k, bool) if entry.where is None else entry.where[best]
-        index = jnp.where(live, best if entry.indices is None else entry.indices[best], n)
+        index = best if entry.indices is None else entry.indices[best]
+        index = index if entry.where is None else jnp.where(entry.where[best], index, n)
         if order == "position":
             rank = jnp.argsort(index)
-            best, live, index = best[rank], live[rank], index[rank]
+            best, index = best[rank], index[rank]
+        live = index < n
 
         def rows(leaf):
             local, own = devices.held(index, leaf.shape[0])
             kept = (live & own).reshape((k,) + (1,) * (leaf.ndim - 1))
             return jnp.where(kept, leaf[local], jnp.zeros((), leaf.dtype))
 
-        return TopK(jax.tree.map(rows, embeddings), jnp.where(live, entry.scores[best], -jnp.inf), index)
+        chosen = jnp.where(live, entry.scores[best], lowest(entry.scores.dtype))
+        return TopK(jax.tree.map(rows, embeddings), chosen, index)
 
     return over_rows(row, entry.scores.ndim - 1)(embeddings, entry)
 

@@ -29,6 +29,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from shtopk._jit import implementation
 from shtopk._precision import accumulation_dtype
 from shtopk._seeding import filled
 from shtopk._sharding import match_varying_axes, xla_splits
@@ -231,7 +232,7 @@ def _primitive(name, like, shape, default, cpu):
         return primitive.bind(*primals, **params), sum(parts[1:], start=parts[0])
 
     primitive.def_abstract_eval(abstract)
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("dtype",)))
+    primitive.def_impl(implementation(primitive, "dtype"))
     mlir.register_lowering(primitive, lower(default))
     mlir.register_lowering(primitive, lower(cpu), platform="cpu")
     batching.primitive_batchers[primitive] = batch

@@ -1,8 +1,21 @@
 """The dtype that sums and scores are computed in."""
 
 import jax.numpy as jnp
+import numpy as np
 
 
 def accumulation_dtype(*dtypes):
     """The widest of `dtypes`, float32 at least: half precision is computed in float32 inside."""
     return max((jnp.dtype(jnp.float32), *dtypes), key=lambda dtype: jnp.finfo(dtype).bits)
+
+
+def lowest(dtype):
+    """The score of a slot that nothing is left for: -inf, or the smallest number of a dtype without infinities."""
+    infinity = np.full((), -np.inf, np.float32).astype(dtype)
+    return -np.inf if np.isinf(infinity) else float(jnp.finfo(dtype).min)
+
+
+def narrowed(scores, dtype):
+    """`scores` in `dtype`; -inf as its `lowest`, not as the NaN that a cast to float8_e4m3fn makes of it."""
+    low = lowest(dtype)
+    return (scores if np.isinf(low) else jnp.where(scores == -jnp.inf, low, scores)).astype(dtype)

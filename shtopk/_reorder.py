@@ -13,6 +13,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from shtopk._jit import implementation
 from shtopk._seeding import filled
 from shtopk._sharding import match_varying_axes, xla_splits
 
@@ -53,7 +54,7 @@ def _batch(operands, dims):
 
 _reordered_p = Primitive("shtopk_reordered")
 _reordered_p.def_abstract_eval(lambda x, index, inverse: x.update(shape=index.shape))
-_reordered_p.def_impl(jax.jit(_reordered_p.bind))
+_reordered_p.def_impl(implementation(_reordered_p))
 mlir.register_lowering(_reordered_p, _lower)
 batching.primitive_batchers[_reordered_p] = _batch
 ad.defjvp(_reordered_p, lambda dx, x, index, inverse: _reordered_p.bind(dx, index, inverse), None, None)

@@ -1,14 +1,19 @@
 """Seeding: who is the best, the second best, and so on. A sort, and its derivative, which is zero."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from shtopk._precision import accumulation_dtype
 
 # 64-bit integers for the block it encloses, whatever the user's setting. JAX before 0.8 has it elsewhere, and
 # lowers such a block wrongly.
 _enable_x64 = getattr(jax, "enable_x64", None)
 
 
+@partial(jax.jit, inline=True)  # outside of a trace it would make a NaN, which `jax.debug_nans` reports
 def _canonical(scores):
     # One zero and one NaN, so that -0.0 ties with 0.0 and every NaN ranks alike.
     scores = jnp.where(scores == 0, jnp.zeros_like(scores), scores)
@@ -58,7 +63,7 @@ def seed_order(scores, live=None, best=None):
     Ties go to the lower index, NaN ranks above inf, and -0.0 ties with 0.0, as for `lax.top_k`. Rows
     where `live`, `(n,)` boolean, is False come last. `best=None` stands for all n.
     """
-    scores = lax.stop_gradient(scores)
+    scores = lax.stop_gradient(scores).astype(accumulation_dtype(scores.dtype))
     if best is None or best == scores.shape[0] or live is not None:
         return _permutation(scores, live)[:best]
     return lax.top_k(_canonical(scores), best)[1]

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from shtopk import _checks, _pooling, _rounds, _sharding
 from shtopk._boost import Boost, Relative, offset
 from shtopk._jit import compiled, over_rows
-from shtopk._precision import accumulation_dtype
+from shtopk._precision import accumulation_dtype, narrowed
 from shtopk._pytree import pytree
 from shtopk._reorder import reordered
 from shtopk._seeding import filled, permuted, ranks, seed_order
@@ -103,9 +103,11 @@ class Selection:
 
     def matrix(self) -> jax.Array:
         """Return the weights as a dense matrix `(..., k, n)`, in the dtype of `scores`: `matrix @ E` is `pool(E)`."""
-        slots = self.indices.shape[-2]
-        eye = jnp.broadcast_to(jnp.eye(slots, dtype=self.weights.dtype), (*self.indices.shape[:-1], slots))
-        return jnp.swapaxes(self.unpool(eye), -1, -2).astype(self.scores.dtype)
+        k, members = self.indices.shape[-2:]
+        own = over_rows(lambda x: self._devices.part(x, self._rows), self.places.ndim - 1)(self.places)
+        lead = self.indices.ndim - 2
+        slot = lax.broadcasted_iota(jnp.int32, (1,) * lead + (k, 1), lead)
+        return jnp.where(own[..., None, :] // members == slot, self.mask()[..., None, :], 0)
 
     @property
     def champions(self) -> jax.Array:
@@ -340,7 +342,8 @@ def _select_row(entry, boost, n, k, reseed, candidates):
     order = seed_order(scores, where, candidates)
     entrants = order.shape[0]
     live = entrants if where is None else count(where, entrants)
-    width = k << _rounds.round_count(entrants, k)
+    rounds = _rounds.round_count(entrants, k)
+    width = k << rounds
     rank = ranks(order, scores.shape[0], width)
     ranked = reordered(scores.astype(accumulation_dtype(scores.dtype)), order, rank)
     pivot = offset(boost, ranked, k - 1 if where is None else jnp.minimum(k, live) - 1) if width > k else 0
@@ -350,12 +353,13 @@ def _select_row(entry, boost, n, k, reseed, candidates):
     if indices is not None:
         order = permuted(indices, order)
         rank = ranks(order, n, width)
-    place = filled(ranks(seeds, width, width), rank) if reseed else rank
     # A seed beyond the last entrant is a bye, and shows its opponent of the first round instead.
-    seeds = jnp.where(seeds < entrants, seeds, jnp.flip(seeds))
+    entered, place = jnp.concatenate([order, jnp.flip(order[: width - entrants])]), rank
+    if reseed and rounds > 1:
+        entered, place = permuted(entered, seeds), filled(ranks(seeds, width, width), rank)
     places = jnp.where(rank < width, _snaked(place, k, width // k), width)
-    indices, weights = _snake(permuted(order, seeds), k), _snake(weights, k)
-    return Selection(indices, weights, (slots + pivot).astype(scores.dtype), places, n)
+    indices, weights = _snake(entered, k), _snake(weights, k)
+    return Selection(indices, weights, narrowed(slots + pivot, scores.dtype), places, n)
 
 
 def centred(scores, pivot):

@@ -1,0 +1,98 @@
+"""Meshes whose axes are part of an array's type (`AxisType.Explicit`), a batch split over one of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from meshes import CHECKED, P, put
+
+import shtopk
+
+pytestmark = pytest.mark.skipif(
+    "checked" not in CHECKED, reason="meshes of this kind are unfinished in this JAX"
+)
+
+B, N, K, D = 8, 12, 3, 4
+rng = np.random.default_rng(0)
+E, V = rng.normal(size=(B, N, D)), rng.normal(size=(B, N))
+WHERE = np.arange(B * N).reshape(B, N) % 5 != 3
+KEY = jax.random.key(0)
+
+CALLS = {
+    "topk": lambda e, v, where: shtopk.topk(e, v, K, where=where),
+    "topk, resorted": lambda e, v, where: shtopk.topk(e, v, K, where=where, reseed=True),
+    "topk, one round": lambda e, v, where: shtopk.topk(e, v, N // 2, where=where, reseed=True),
+    "topk, few candidates": lambda e, v, where: shtopk.topk(e, v, K, where=where, candidates=6, reseed=True),
+    "topk, hard values": lambda e, v, where: shtopk.topk(
+        e, v, K, where=where, straight_through=True, order="position"
+    ),
+    "topk, drawn": lambda e, v, where: shtopk.topk(e, v, K, where=where, draw=0.5, key=KEY),
+    "topk, Scaled": lambda e, v, where: shtopk.topk(e, v, K, where=where, boost=shtopk.Scaled(2.0)),
+    "topk, a function": lambda e, v, where: shtopk.topk(
+        e, v, K, where=where, boost=lambda high, low, _: jax.nn.sigmoid(high - low)
+    ),
+    "topk_mask": lambda e, v, where: shtopk.topk_mask(v, K, where=where),
+    "topk_mask, real k": lambda e, v, where: shtopk.topk_mask(v, 2.5, where=where),
+    "topk_mask, traced k": lambda e, v, where: shtopk.topk_mask(v, jnp.int32(K), where=where),
+    "topk_mask, traced real k": lambda e, v, where: shtopk.topk_mask(v, jnp.float32(2.5), where=where),
+    "topk_mask, log": lambda e, v, where: jnp.exp(shtopk.topk_mask(v, K, where=where, log=True)),
+    "matrix": lambda e, v, where: shtopk.select(v, K, where=where).matrix(),
+    "pool": lambda e, v, where: shtopk.select(v, K, where=where).pool(e),
+    "unpool": lambda e, v, where: shtopk.select(v, K, where=where).unpool(e[:, :K]),
+    "sample": lambda e, v, where: shtopk.select(v, K, where=where).sample(KEY),
+    "log_prob": lambda e, v, where: shtopk.select(v, K).log_prob(shtopk.hard_topk(e, v, K).indices),
+    "entropy": lambda e, v, where: shtopk.select(v, K, where=where).entropy(),
+    "anneal": lambda e, v, where: shtopk.anneal(v, 0.5, KEY, where=where).scores,
+    "hard_topk": lambda e, v, where: shtopk.hard_topk(e, v, K, where=where, order="position"),
+    "iterative_topk": lambda e, v, where: shtopk.iterative_topk(e, v, K, where=where),
+    "nccs": lambda e, v, where: shtopk.nccs(e, jnp.flip(e, -1)),
+}
+
+
+def step_of(call, where):
+    """Values and gradients of a loss that looks at all of them."""
+
+    def loss(e, v):
+        out = call(e, v, where)
+        floats = [x for x in jax.tree.leaves(out) if jnp.issubdtype(x.dtype, jnp.floating)]
+        return sum(
+            (jnp.sum(jnp.sin(jnp.where(jnp.isfinite(x), x, 0))) for x in floats), start=jnp.zeros(())
+        ), out
+
+    return jax.grad(loss, (0, 1), has_aux=True)
+
+
+def run(f, *x):
+    """`f(*x)` compiled with little effort."""
+    return jax.jit(f).lower(*x).compile({"xla_backend_optimization_level": "0"})(*x)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", CALLS)
+def test_a_batch_split_by_type_is_the_batch(name, masked):
+    over = jax.make_mesh((4, 2), ("b", "f"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    where = put(WHERE, over, "b") if masked else None
+    laid_out = put(E, over, "b"), put(V, over, "b")
+    with jax.set_mesh(over):
+        gradients, got = run(step_of(CALLS[name], where), *laid_out)
+    want = run(step_of(CALLS[name], jnp.asarray(WHERE) if masked else None), E, V)
+    for x, y in zip(jax.tree.leaves((gradients, got)), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11)
+    assert all(x.sharding.spec[0] == "b" for x in (*gradients, *jax.tree.leaves(got)) if x.ndim)
+
+
+def test_batch_and_features_may_both_be_split_by_type():
+    over = jax.make_mesh((4, 2), ("b", "f"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    step = jax.jit(step_of(CALLS["topk"], None))
+    with jax.set_mesh(over):
+        got = step(put(E, over, "b", None, "f"), put(V, over, "b"))
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(step(E, V)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11)
+    assert got[1].embeddings.sharding == NamedSharding(over, P("b", None, "f"))
+
+
+def test_outside_of_jit_as_well():
+    over = jax.make_mesh((8,), ("b",), axis_types=(jax.sharding.AxisType.Explicit,))
+    out = shtopk.topk(put(E, over, "b"), put(V, over, "b"), K)
+    np.testing.assert_allclose(out.embeddings, shtopk.topk(E, V, K).embeddings, rtol=1e-9)

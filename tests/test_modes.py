@@ -1,0 +1,116 @@
+"""The settings that a user debugs or exports under: `disable_jit`, `debug_nans`, symbolic shapes, 8 bits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from calls import CALLS, K, N
+from calls import E as EMBEDDINGS
+from calls import V as SCORES
+from jax import export
+
+import shtopk
+
+
+def plain(high, low, where):
+    return jax.nn.sigmoid(high - low)
+
+
+def loss(boost, reseed, embeddings, scores):
+    return jnp.sum(jnp.sin(shtopk.topk(embeddings, scores, K, boost=boost, reseed=reseed).embeddings))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_nothing_needs_jit(name):
+    call = CALLS[name]
+    with jax.disable_jit():
+        got = call.function(*call.arguments)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9), got, call.function(*call.arguments)
+    )
+
+
+@pytest.mark.parametrize("boost", [plain, shtopk.Scaled(2.0), shtopk.Power(), shtopk.Relative()])
+def test_gradients_need_no_jit(boost):
+    gradient = jax.grad(lambda *x: loss(boost, False, *x), (0, 1))
+    want = gradient(EMBEDDINGS, SCORES)
+    with jax.disable_jit():
+        got = gradient(EMBEDDINGS, SCORES)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12), got, want)
+
+
+@pytest.mark.parametrize("reseed", [False, True])
+def test_a_plain_boost_makes_no_nan_on_the_way(reseed):
+    with jax.debug_nans(True):
+        jax.grad(lambda *x: loss(plain, reseed, *x), (0, 1))(EMBEDDINGS, SCORES)
+        shtopk.topk_mask(SCORES, K, boost=plain, where=SCORES > 0.5)
+        shtopk.topk_mask(SCORES, jnp.int32(K), boost=plain, reseed=reseed)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "lowest"),
+    [(jnp.float8_e4m3fn, -448.0), (jnp.float8_e4m3b11fnuz, -30.0), (jnp.float8_e5m2, -np.inf)],
+)
+def test_a_surplus_slot_of_8_bits_has_the_lowest_score(dtype, lowest):
+    """Not NaN, which the cast of -inf gives where a dtype has no infinity."""
+    scores, where = jnp.arange(float(N)).astype(dtype), jnp.arange(N) < 2
+    calls = shtopk.topk, shtopk.hard_topk, shtopk.iterative_topk
+    for out in [call(EMBEDDINGS.astype(dtype), scores, 3, where=where) for call in calls]:
+        assert float(out.scores[2]) == lowest
+        np.testing.assert_array_equal(out.embeddings[2].astype(jnp.float32), 0)
+        assert np.all(np.isfinite(out.embeddings.astype(jnp.float32)))
+
+
+def test_nan_ranks_first_in_8_bits_whatever_its_bits():
+    scores = jnp.array([1.0, jnp.nan, 2.0]).astype(jnp.float8_e4m3fnuz)
+    assert shtopk.hard_topk(jnp.arange(3), scores, 2).indices.tolist() == [1, 2]
+
+
+EXPORTED = {
+    "topk": lambda e, v: shtopk.topk(e, v, 3),
+    "gradient": lambda e, v: jax.grad(lambda *x: loss(shtopk.Relative(), False, *x), (0, 1))(e, v),
+    "options": lambda e, v: shtopk.topk(
+        e, v, 3, reseed=True, candidates=6, straight_through=True, where=v > 0, order="position"
+    ),
+    "traced k": lambda e, v: shtopk.topk_mask(v, jnp.int32(3)),
+    "matrix": lambda e, v: shtopk.select(v, 3).matrix(),
+    "hard_topk": lambda e, v: shtopk.hard_topk(e, v, 3),
+    "iterative_topk": lambda e, v: shtopk.iterative_topk(e, v, 3),
+}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_one_export_serves_every_batch_size(name):
+    scope = export.SymbolicScope()
+    embeddings, scores = (
+        jax.ShapeDtypeStruct(export.symbolic_shape(shape, scope=scope), jnp.float32)
+        for shape in ("b,12,d", "b,12")
+    )
+    f = jax.jit(lambda e, v: jax.tree.leaves(EXPORTED[name](e, v)))
+    exported = export.deserialize(export.export(f)(embeddings, scores).serialize())
+    for batch in (1, 3):
+        rng = np.random.default_rng(batch)
+        x = (
+            rng.normal(size=(batch, 12, 4)).astype(np.float32),
+            rng.normal(size=(batch, 12)).astype(np.float32),
+        )
+        for got, want in zip(exported.call(*x), f(*x), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_symbolic_n_is_refused_by_name():
+    scores = jax.ShapeDtypeStruct(export.symbolic_shape("b,n"), jnp.float32)
+    with pytest.raises(ValueError, match="n must be a number when tracing"):
+        export.export(jax.jit(lambda v: shtopk.topk_mask(v, 3)))(scores)
+
+
+def test_a_nan_of_weight_0_reaches_no_slot_and_no_tangent():
+    """The score gradient of its matches is NaN in reverse mode, unless `where` or `candidates` leaves the row out."""
+    scores = jnp.array([3.0, 2.0, 1.0, 0.0])
+    embeddings = jnp.ones((4, 1)).at[3].set(jnp.nan)
+    soft = lambda v, **options: shtopk.topk(embeddings, v, 2, **options).embeddings  # noqa: E731
+    hard = {"boost": shtopk.Scaled(1e6)}
+    np.testing.assert_array_equal(soft(scores, **hard), 1)
+    np.testing.assert_array_equal(jax.jvp(lambda v: soft(v, **hard), (scores,), (scores,))[1], 0)
+    for options in (hard | {"where": scores > 0}, {"where": scores > 0}, {"candidates": 3}):
+        assert np.all(np.isfinite(jax.grad(lambda v: jnp.sum(soft(v, **options)))(scores)))  # noqa: B023
