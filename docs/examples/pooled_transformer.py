@@ -5,10 +5,10 @@ about, the others about people who never are; which names are which, a model has
 document before it knows the question, a name, and answers with that person's colour.
 
 Three encoders share all code but what happens before each of their layers: nothing; the mean of every four
-neighbours; or `shtopk.topk`, which scores the facts and keeps a quarter of them, in their order. Its slots are mixtures
-of facts at first and facts at the end of the training (`shtopk.anneal`, and `draw`); to evaluate, it keeps the best facts
-outright (`shtopk.hard_topk`). A layer's time and memory grow with what it is given: the table tells what each encoder
-answers, and what a step of its training costs. Two minutes on two cores:
+neighbours; or `shtopk.topk`, which scores the facts and keeps a quarter of them, in their order. Its slots are
+mixtures of facts at first and facts at the end of the training (`shtopk.anneal`, and `draw`). At evaluation it keeps
+the best facts outright (`shtopk.hard_topk`). A layer's time and memory grow with the number of facts: the table has
+the accuracy of each encoder, and the cost of a training step. Two minutes on two cores:
 
     pip install shtopk flax optax matplotlib tqdm
     python pooled_transformer.py

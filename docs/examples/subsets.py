@@ -1,19 +1,19 @@
 """A policy that picks subsets: choose 5 of 32 advisers, and learn only whether their vote was right.
 
-Each adviser has six features, and is right with a probability that depends on two of them: how, a policy has to find
-out. It scores the advisers of an episode and picks five; they vote on a question of yes or no, and the reward is 1 if the
-majority is right. Nobody tells who voted how. So the reward belongs to the subset, and has no gradient.
+Each adviser has six features, and is right with a probability that is an unknown function of two of them. A policy
+scores the advisers of an episode and picks five. They vote on a question of yes or no, and the reward is 1 if the
+majority is right. The single votes are not shown. So the reward belongs to the subset, and has no gradient.
 
-Five ways to learn share the network that scores, and the number of votes that they see:
+Five ways to learn share the network that scores, and the number of subsets or votes that they are given:
 
 - `Selection.log_prob`: subsets drawn by `Selection.sample`, a policy gradient by their log-probability;
 - the same with the entropy of the selection as a bonus, which keeps it from settling early;
 - the same with the sharpness of `anneal` in place of one that the network sets by the size of its scores;
 - the Gumbel top k, a policy gradient by the log-probability of the order in which the five came out;
-- the soft recipe, which needs what the others do without: each adviser's vote, and a loss with a gradient.
+- the soft recipe, which is shown each adviser's vote, and has a loss with a gradient.
 
-The better of two learning rates is found on seeds of its own; five fresh seeds are then evaluated with the five best scores. A table
-and a picture, in two minutes on two cores:
+The better of two learning rates is found on seeds of its own. Five fresh seeds are then evaluated with the five best
+scores. A table and a picture, in two minutes on two cores:
 
     pip install shtopk flax optax matplotlib
     python subsets.py
@@ -61,15 +61,18 @@ def rewards(key, right, subsets):
 
 # Policies: from scores (batch, 32), progress and a key to subsets (draws, batch, 5), their log-probabilities and
 # entropy, (draws, batch) and (batch,).
-def by_selection(scores, progress, key, boost=shtopk.Scaled(1.0)):
-    selection = shtopk.select(scores, K, boost=boost)
-    subsets = jax.vmap(selection.sample)(jax.random.split(key, DRAWS))
-    return subsets, selection.log_prob(subsets), selection.entropy()
+def by_selection(scores, progress, key):
+    return drawn(scores, shtopk.Scaled(1.0), key)
 
 
 def by_annealed_selection(scores, progress, key):
-    scores, boost = shtopk.anneal(scores, progress)
-    return by_selection(scores, progress, key, boost)
+    return drawn(*shtopk.anneal(scores, progress), key)
+
+
+def drawn(scores, boost, key):
+    selection = shtopk.select(scores, K, boost=boost)
+    subsets = jax.vmap(selection.sample)(jax.random.split(key, DRAWS))
+    return subsets, selection.log_prob(subsets), selection.entropy()
 
 
 def by_gumbel(scores, progress, key):
@@ -87,7 +90,9 @@ def policy_gradient(policy, bonus=0.0):
         draw_key, vote_key = jax.random.split(key)
         subsets, log_prob, entropy = policy(scores, progress, draw_key)
         reward = rewards(vote_key, right, subsets)
-        others = (reward.sum(axis=0) - reward) / (DRAWS - 1)  # what the episode's other subsets won: the baseline
+        others = (reward.sum(axis=0) - reward) / (
+            DRAWS - 1
+        )  # what the episode's other subsets won: the baseline
         return -jnp.mean((reward - others) * log_prob) - bonus * jnp.mean(entropy)
 
     return loss
@@ -186,7 +191,9 @@ def limits():
 def draw_picture(rows, bounds, steps, path):
     figure, ax = plt.subplots(figsize=(8, 4.5), layout="constrained")
     at = np.linspace(0, steps, CURVE + 1)
-    for (name, row), colour in zip(rows.items(), ("#0072b2", "#56b4e9", "#999999", "#d55e00", "#009e73"), strict=True):
+    for (name, row), colour in zip(
+        rows.items(), ("#0072b2", "#56b4e9", "#999999", "#d55e00", "#009e73"), strict=True
+    ):
         curves = np.array(row["curves"])
         ax.plot(at, curves.mean(axis=0), color=colour, label=name)
         ax.fill_between(at, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.15, lw=0)
@@ -204,14 +211,24 @@ def main():
     parser.add_argument("--steps", type=int, default=600, help=f"training steps, a multiple of {CURVE}")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default="subsets.png", help="picture; a .json beside it")
-    parser.add_argument("--quick", action="store_true", help="train for a few steps only, to see that it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="train for a few steps only, to see that it runs"
+    )
     args = parser.parse_args()
     steps, seeds = (CURVE, 2) if args.quick else (args.steps, args.seeds)
     bounds = limits()
     print(f"{'random':20}{bounds['random']:10.3f}\n{'best':20}{bounds['best']:10.3f}")
     rows = compare(steps, seeds)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    settings = {"steps": steps, "seeds": seeds, "episodes": BATCH, "draws": DRAWS, "n": N, "k": K, "cores": cores}
+    settings = {
+        "steps": steps,
+        "seeds": seeds,
+        "episodes": BATCH,
+        "draws": DRAWS,
+        "n": N,
+        "k": K,
+        "cores": cores,
+    }
     settings |= {"jax": jax.__version__, "backend": jax.default_backend()}
     results = {"settings": settings, "limits": bounds, "ways": rows}
     args.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
