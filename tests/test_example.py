@@ -16,6 +16,8 @@ EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
     [
         ("find_the_digits", ("soft", "hard", "attention", "random")),
         ("pooled_transformer", ("shtopk", "mean", "unpooled", "MiB")),
+        ("subsets", ("log_prob", "Gumbel", "soft recipe", "random")),
+        ("how_many", ("learned k", "k = 4", "correlation")),
     ],
 )
 def test_an_example_runs(example, words, tmp_path):

@@ -5,8 +5,8 @@ crops that straddle four digits, quarters of digits put together wrongly, digits
 blanks. The question is which of the ten digits are there, and its answer is all that a model learns from.
 
 A small network scores every patch, `shtopk.topk` folds the 256 of them into k = 8 slots, and the answer comes
-from the slots. An optax schedule sharpens the selection as training goes on, from soft, when every patch gets
-a share of the gradient, to nearly hard. What it has learned then works with the 8 best patches outright
+from the slots. `shtopk.anneal` takes the selection from soft, when every patch gets a share of the gradient, to
+sharp, and slots from mixtures of patches to patches. What it has learned then works with the 8 best patches outright
 (`shtopk.hard_topk`). Two baselines share all code but the selection: attention, with 8 heads to pool as many
 slots, and 8 random patches. A table and a picture, both for held-out digits, take two minutes on two cores:
 
@@ -34,7 +34,6 @@ import shtopk
 SIDE, PIXELS = 16, 8  # a canvas is 16 x 16 patches of 8 x 8 pixels
 N, K = SIDE * SIDE, 8  # candidates and slots; there are as many digits on a canvas as slots
 BATCH, HELD_OUT = 32, 512  # canvases in a training step, and to evaluate on
-SOFT, SHARP = 0.5, 8.0  # sharpness of the selection, first and last
 
 
 # Data
@@ -105,7 +104,7 @@ class Finder(nn.Module):
         hidden = nn.relu(nn.Dense(128)(patches))
         embeddings = nn.LayerNorm()(nn.relu(nn.Dense(64)(hidden)))  # (batch, 256, 64)
         slots, ranking = select(embeddings, nn.Dense(self.heads)(embeddings))  # (batch, slots, 64)
-        # A soft slot is a mean of many patches, all slots much alike: the norm brings the differences out.
+        # At first a slot is a mean of many patches, all slots much alike: the norm brings the differences out.
         features = nn.relu(nn.Dense(64)(nn.LayerNorm()(slots)))
         logits = nn.Dense(10, bias_init=nn.initializers.constant(-2.5))(features)  # rare at first
         # A digit is absent from the canvas if it is absent from every slot.
@@ -113,20 +112,22 @@ class Finder(nn.Module):
 
 
 # Ways to select, from embeddings `(batch, 256, 64)` and scores `(batch, 256, heads)`.
-def soft(embeddings, scores, sharpness, key):
-    scores = scores[..., 0]
-    return shtopk.topk(embeddings, scores, K, boost=shtopk.Relative(sharpness)).embeddings, scores
+def soft(embeddings, scores, progress, key):
+    noise_key, draw_key = jax.random.split(key)
+    scores, boost = shtopk.anneal(scores[..., 0], progress, noise_key)
+    slots = shtopk.topk(embeddings, scores, K, boost=boost, draw=progress, key=draw_key)
+    return slots.embeddings, scores
 
 
-def hard(embeddings, scores, sharpness, key):
+def hard(embeddings, scores, progress, key):
     return shtopk.hard_topk(embeddings, scores[..., 0], K).embeddings, scores[..., 0]
 
 
-def random(embeddings, scores, sharpness, key):
-    return hard(embeddings, jax.random.uniform(key, scores.shape), sharpness, key)
+def random(embeddings, scores, progress, key):
+    return hard(embeddings, jax.random.uniform(key, scores.shape), progress, key)
 
 
-def attention(embeddings, scores, sharpness, key):
+def attention(embeddings, scores, progress, key):
     weights = jax.nn.softmax(scores, axis=1)
     return jnp.einsum("bnh,bnd->bhd", weights, embeddings), weights.max(axis=-1)
 
@@ -135,19 +136,13 @@ def attention(embeddings, scores, sharpness, key):
 def train(name, select, split, steps, seed, heads=1):
     """A model and its parameters, trained with one way to select."""
     model = Finder(heads)
-    # A traced number: the sharpness changes at every step, and nothing is compiled again.
-    sharpness = optax.exponential_decay(SOFT, transition_steps=steps, decay_rate=SHARP / SOFT)
     optimiser = optax.adam(optax.warmup_cosine_decay_schedule(0, 3e-3, min(100, steps // 2), steps))
 
     def loss(params, step, key):
-        data_key, noise_key, select_key = jax.random.split(key, 3)
+        data_key, select_key = jax.random.split(key)
         patches, _, present = draw_canvases(split, data_key, BATCH)
-
-        def pick(embeddings, scores):
-            # Noise brings up patches that untrained scores put last. Scores outgrow it once they are sure.
-            scores += jax.random.normal(noise_key, scores.shape)
-            return select(embeddings, scores, sharpness(step), select_key)
-
+        # The progress is a traced number: it changes at every step, and nothing is compiled again.
+        pick = partial(select, progress=step / steps, key=select_key)
         log_absent = jnp.minimum(model.apply(params, patches, pick)[0], -1e-6)  # log(1 - exp(0)) is -inf
         return -jnp.where(present, jnp.log(-jnp.expm1(log_absent)), log_absent).mean()
 
@@ -159,7 +154,7 @@ def train(name, select, split, steps, seed, heads=1):
         return optax.apply_updates(params, updates), state, value
 
     key = jax.random.key(seed)
-    params = model.init(key, jnp.zeros((1, N, PIXELS**2)), partial(hard, sharpness=SOFT, key=key))
+    params = model.init(key, jnp.zeros((1, N, PIXELS**2)), partial(hard, progress=0, key=key))
     state = optimiser.init(params)
     for step in (progress := tqdm(range(steps), desc=f"{name:9}")):
         params, state, value = update(params, state, step)
@@ -173,7 +168,7 @@ def evaluate(model, params, select, split):
     """Shares of the answers that are right, of canvases with all ten right, of digits among the 8 chosen."""
     data_key, select_key = jax.random.split(jax.random.key(0))
     patches, is_digit, present = draw_canvases(split, data_key, HELD_OUT)
-    log_absent, ranking = model.apply(params, patches, partial(select, sharpness=SHARP, key=select_key))
+    log_absent, ranking = model.apply(params, patches, partial(select, progress=1.0, key=select_key))
     right = (log_absent < jnp.log(0.5)) == present
     chosen = jax.lax.top_k(ranking, K)[1]
     return right.mean(), right.all(axis=1).mean(), jnp.take_along_axis(is_digit, chosen, axis=1).mean()
@@ -183,8 +178,9 @@ def evaluate(model, params, select, split):
 def draw_picture(model, params, split, path, rows=3):
     """Held-out canvases with the patches chosen, the soft mask over them, and the chosen patches close up."""
     patches, is_digit, present = (x[:rows] for x in draw_canvases(split, jax.random.key(1), HELD_OUT))
-    log_absent, scores = model.apply(params, patches, partial(hard, sharpness=SHARP, key=None))
-    masks = shtopk.topk_mask(scores, K, boost=shtopk.Relative(SHARP))
+    log_absent, scores = model.apply(params, patches, partial(hard, progress=1.0, key=None))
+    sharp, boost = shtopk.anneal(scores, progress=1.0)
+    masks = shtopk.topk_mask(sharp, K, boost=boost)
     shown = [patches.reshape(rows, N, PIXELS, PIXELS), is_digit, jax.lax.top_k(scores, K)[1], masks]
     figure, axes = plt.subplots(rows, 3, figsize=(10, 12.5), width_ratios=(5, 5, 2.4), layout="constrained")
     for row, (canvas, mask, close_up) in enumerate(axes):

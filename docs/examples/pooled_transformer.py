@@ -5,9 +5,10 @@ about, the others about people who never are; which names are which, a model has
 document before it knows the question, a name, and answers with that person's colour.
 
 Three encoders share all code but what happens before each of their layers: nothing; the mean of every four
-neighbours; or `shtopk.topk`, which scores the facts and keeps a quarter of them, in their order, softly while
-training and outright (`shtopk.hard_topk`) to evaluate. A layer's time and memory grow with what it is given:
-the table tells what each encoder answers, and what a step of its training costs. Two minutes on two cores:
+neighbours; or `shtopk.topk`, which scores the facts and keeps a quarter of them, in their order. Its slots are
+mixtures of facts at first and facts at the end of the training (`shtopk.anneal`, and `draw`). At evaluation it keeps
+the best facts outright (`shtopk.hard_topk`). A layer's time and memory grow with the number of facts: the table has
+the accuracy of each encoder, and the cost of a training step. Two minutes on two cores:
 
     pip install shtopk flax optax matplotlib tqdm
     python pooled_transformer.py
@@ -35,7 +36,6 @@ FACTS, WANTED = 64, 4  # in a document, and how many of them may be asked for
 ASKED, OTHERS, COLOURS = 8, 24, 4  # names that may be asked for, names that never are, colours
 DEPTH, WIDTH, HEADS, KEEP = 2, 64, 4, 4  # layers; before each of them one fact in 4 is kept
 BATCH, HELD_OUT = 64, 512  # documents in a training step, and to evaluate on
-SOFT, SHARP = 0.5, 8.0  # sharpness of the selection, first and last
 
 
 # Data
@@ -87,10 +87,12 @@ class Encoder(nn.Module):
 
 
 # Ways to pool
-def soft(x, scores, k, *, sharpness, key):
-    # Noise brings up facts that untrained scores put last. Scores outgrow it once they are sure.
-    scores += jax.random.normal(key, scores.shape)
-    return shtopk.topk(x, scores, k, boost=shtopk.Relative(sharpness), order="position").embeddings
+def drawn(x, scores, k, *, progress, key):
+    noise_key, draw_key = jax.random.split(key)
+    scores, boost = shtopk.anneal(scores, progress, noise_key)
+    # Slots go from mixtures of facts to facts, so that the layer above learns from what it will be given.
+    slots = shtopk.topk(x, scores, k, boost=boost, draw=progress, key=draw_key, order="position")
+    return slots.embeddings
 
 
 def hard(x, scores, k, **_):
@@ -109,13 +111,12 @@ def unpooled(x, scores, k, **_):
 def train(name, pool, pool_to_evaluate, steps, seed):
     """Train an encoder. Returns its row of the table, and its parameters."""
     model = Encoder()
-    sharpness = optax.exponential_decay(SOFT, transition_steps=steps, decay_rate=SHARP / SOFT)
     optimiser = optax.adam(optax.warmup_cosine_decay_schedule(0, 3e-3, min(50, steps // 2), steps))
 
     def loss(params, step, key):
-        data_key, noise_key = jax.random.split(key)
+        data_key, pool_key = jax.random.split(key)
         documents, answers = draw(data_key, BATCH)
-        logits = model.apply(params, documents, partial(pool, sharpness=sharpness(step), key=noise_key))
+        logits = model.apply(params, documents, partial(pool, progress=step / steps, key=pool_key))
         return optax.softmax_cross_entropy_with_integer_labels(logits, answers).mean()
 
     @jax.jit
@@ -144,8 +145,8 @@ def train(name, pool, pool_to_evaluate, steps, seed):
             progress.set_postfix(loss=f"{value:.3f}", accuracy=f"{curve[-1][1]:.1%}")
     curve.append((steps, float(accuracy(params))))
     memory = compiled.memory_analysis().temp_size_in_bytes
-    step_seconds = float(np.median(seconds))
-    return {"accuracy": curve[-1][1], "step_seconds": step_seconds, "memory": memory, "curve": curve}, params
+    fastest = min(seconds)  # what else the machine does, it does to the others
+    return {"accuracy": curve[-1][1], "step_seconds": fastest, "memory": memory, "curve": curve}, params
 
 
 def wanted_kept(params, seed):
@@ -187,7 +188,7 @@ def draw_picture(rows, path):
 
 def main():
     parser = argparse.ArgumentParser(description="What pooling costs a Transformer, and what it saves.")
-    parser.add_argument("--steps", type=int, default=800, help="training steps of each encoder")
+    parser.add_argument("--steps", type=int, default=600, help="training steps of each encoder")
     parser.add_argument("--seed", type=int, default=0, help="of the parameters and the documents")
     parser.add_argument(
         "--out", type=Path, default="pooled_transformer.png", help="picture; a .json beside it"
@@ -196,7 +197,7 @@ def main():
     args = parser.parse_args()
     learn = partial(train, steps=4 if args.quick else args.steps, seed=args.seed)
     rows = {}
-    rows["shtopk"], params = learn("shtopk", soft, hard)
+    rows["shtopk"], params = learn("shtopk", drawn, hard)
     rows["mean"], _ = learn("mean", mean, mean)
     rows["unpooled"], _ = learn("unpooled", unpooled, unpooled)
     print(f"{'':12}{'accuracy':>12}{'ms a step':>12}{'MiB':>12}")
