@@ -44,9 +44,11 @@ def _lower(ctx, *operands):
 
 
 def _batch(operands, dims):
-    size = next(x.shape[dim] for x, dim in zip(operands, dims, strict=True) if dim is not None)
+    """Each operand with the batch in front; one that is not batched is added to zeros of the batch's own layout."""
+    batched = next(jnp.moveaxis(x, dim, 0) for x, dim in zip(operands, dims, strict=True) if dim is not None)
+    zero = jnp.zeros_like(batched[..., :1])
     operands = (
-        jnp.broadcast_to(x, (size, *x.shape)) if dim is None else jnp.moveaxis(x, dim, 0)
+        x[None] + zero.astype(x.dtype) if dim is None else jnp.moveaxis(x, dim, 0)
         for x, dim in zip(operands, dims, strict=True)
     )
     return _reordered_p.bind(*operands), 0

@@ -13,7 +13,7 @@ from jax import lax
 
 from shtopk._boost import half_gap, win_weights
 from shtopk._reorder import reordered
-from shtopk._seeding import filled, permuted, ranks, seed_order
+from shtopk._seeding import filled, ranks, seed_order
 from shtopk._sharding import match_varying_axes
 
 # Rounds written out at their own width, before the loop of the others. Compiled for an H100 at 16 x 16384 scores and
@@ -144,7 +144,8 @@ def _undone(weights, seats, won, order, half, join):
     seats = Seats(*(join(x, 2 * half - 1 - x) for x in seats))
     if order is not None:
         n = order.shape[0]
-        seats = Seats(filled(order, seats.entries, n), permuted(seats.places, ranks(order, n, n)))
+        rank = ranks(order, n, n)
+        seats = Seats(filled(order, seats.entries, n), reordered(seats.places, rank, order))
     return weights, seats
 
 
