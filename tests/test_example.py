@@ -41,8 +41,38 @@ def test_the_docs_pictures_are_those_that_the_script_draws(tmp_path):
     assert all(min(shape[:2]) > 300 for shape in drawn.values())
 
 
+def results_of(example):
+    return json.loads((EXAMPLES.parents[1] / "benchmarks" / "results" / f"{example}.json").read_text())
+
+
+def test_what_the_guide_says_of_sampled_subsets():
+    results = results_of("subsets")
+    assert results["settings"]["seeds"] == 5
+    ways = results["ways"]
+    reward = {name: row["reward"] for name, row in ways.items()}
+    assert all(results["limits"]["random"] < won < results["limits"]["best"] for won in reward.values())
+    assert reward["log_prob, annealed"] < reward["log_prob"] - 0.03
+    assert max(reward, key=lambda name: reward[name]) == "soft recipe"  # it is shown the votes
+
+    def worst(name):
+        return min(curve[-1] for curve in ways[name]["curves"])
+
+    assert worst("log_prob, entropy") > max(worst("log_prob"), worst("Gumbel top k")) + 0.03
+
+
+def test_what_the_guide_says_of_the_learned_k():
+    results = results_of("how_many")
+    assert results["settings"]["seeds"] == len(results["learned"]["correlations"]) == 5
+    assert min(results["learned"]["correlations"]) > 0.8
+    learned, *fixed = results["ways"].values()
+    assert learned["cost"] < min(row["cost"] for row in fixed)
+    for row in fixed:
+        if row["features"] <= 6:
+            assert learned["error"] < row["error"]
+
+
 def test_what_the_guide_says_of_the_pooled_encoder():
-    results = json.loads((EXAMPLES.parents[1] / "benchmarks/results/pooled_transformer.json").read_text())
+    results = results_of("pooled_transformer")
     ours, mean, unpooled = (results["encoders"][name] for name in ("shtopk", "mean", "unpooled"))
     assert ours["accuracy"] > mean["accuracy"] + 0.3
     assert ours["step_seconds"] < unpooled["step_seconds"] / 2

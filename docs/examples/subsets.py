@@ -199,7 +199,7 @@ def draw_picture(rows, bounds, steps, path):
         ax.fill_between(at, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.15, lw=0)
     for name, level in bounds.items():
         ax.axhline(level, color="0.5", lw=1, ls=":")
-        ax.annotate(name, (0, level), (2, 3), textcoords="offset points", color="0.4")
+        ax.annotate(name, (steps, level), (-2, 3), textcoords="offset points", ha="right", color="0.4")
     ax.set(xlabel="training step", ylabel="held-out votes right, by the five best scores")
     ax.margins(x=0.01)
     ax.legend(frameon=False, loc="lower right")
