@@ -192,7 +192,7 @@ TASKS = {
     "digits-256": DigitsOnACanvas(),
     "digits-1024": DigitsOnACanvas(n=1024, k=32, batch=8),
     "selective-copying": SelectiveCopying(),
-    "pruned-transformer": DigitsOnACanvas(n=64, layers=True),
+    "pruned-transformer": DigitsOnACanvas(n=64, steps=1000, layers=True),
     "features-xor": FeatureSelection("xor", 2),
     "features-orange-skin": FeatureSelection("orange skin", 4),
     "features-additive": FeatureSelection("additive", 4),
