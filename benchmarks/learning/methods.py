@@ -142,4 +142,15 @@ METHODS = {
     "iterative": Method(iterative(lambda at: at.number), (1.0, 3.0)),
     "iterative, annealed": Method(iterative(lambda at: annealed(0.1, at.number, at.progress)), (10.0, 50.0)),
 }
+# Those whose weights have a log: what a model that adds it to its attention can be trained by.
+BY_LOGS = [
+    "recipe",
+    "recipe, by slots",
+    "recipe, by drawn slots",
+    "recipe, drawn outright",
+    "Relative, straight-through",
+    "gated top k",
+    "threshold mask",
+    "random choice",
+]
 OURS = [name for name in METHODS if "recipe" in name or "Relative" in name or "Power" in name]

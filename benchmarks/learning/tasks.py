@@ -1,4 +1,4 @@
-"""Four tasks in which a model has to choose k of n: data, model, loss and score.
+"""Five kinds of task in which a model has to choose k of n: data, model, loss and score.
 
 A task draws `(x, right (batch, n) boolean, answer)`; `right` marks the k candidates that matter, and is for measuring
 alone. `chance` is the score of a guess that looks at nothing.
