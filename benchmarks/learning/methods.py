@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 import shtopk
 from benchmarks.boosts import COMPROMISE, FAMILIES
-from benchmarks.learning import peers
+from benchmarks.learning import drawn, peers
 
 
 class Method(NamedTuple):
@@ -53,15 +53,26 @@ def recipe(boost=shtopk.Scaled, sharpness=(0.1, 100.0), noise=0.5, scale=1.0, sh
     return choose
 
 
-def recipe_by_slots(draw=None):
-    """The same, the rows folded into k slots; with `draw(progress)`, moved so far to a row drawn from each."""
+def recipe_by_slots(embeddings, scores, k, at):
+    """The same, the rows folded into k slots."""
+    scores, boost = shtopk.anneal(scores, at.progress, at.key)
+    return slots(shtopk.topk(embeddings, scores, k, boost=boost, order="position"))
+
+
+def recipe_by_drawn_slots(draw, sharpness=(0.1, 20.0), pooled=drawn.first_order):
+    """The same, each slot moved the part `draw(progress)` of the way to one of its rows, drawn by weight."""
 
     def choose(embeddings, scores, k, at):
-        scores, boost = shtopk.anneal(scores, at.progress, at.key)
-        drawn = {} if draw is None else {"draw": draw(at.progress), "key": jax.random.fold_in(at.key, 1)}
-        return slots(shtopk.topk(embeddings, scores, k, boost=boost, order="position", **drawn))
+        scores, boost = shtopk.anneal(scores, at.progress, at.key, sharpness=sharpness)
+        key = jax.random.fold_in(at.key, 1)
+        return pooled(embeddings, scores, k, boost, draw(at.progress), key), jnp.ones((len(scores), k))
 
     return choose
+
+
+def soon(progress):
+    """Drawn outright from the middle of the training on."""
+    return jnp.minimum(1, 2 * progress)
 
 
 def geometric(sharpness):
@@ -112,9 +123,12 @@ def schedule(at):
 
 METHODS = {
     "recipe": Method(recipe(), (1.0,), logs=recipe(log=True)),
-    "recipe, by slots": Method(recipe_by_slots(), (1.0,)),
-    "recipe, by drawn slots": Method(recipe_by_slots(lambda progress: progress), (1.0,)),
-    "recipe, drawn outright": Method(recipe_by_slots(jnp.ones_like), (1.0,)),
+    "recipe, by slots": Method(recipe_by_slots, (1.0,)),
+    "recipe, by drawn slots": Method(recipe_by_drawn_slots(soon), (1.0,)),
+    "recipe, by drawn slots, second order": Method(
+        recipe_by_drawn_slots(soon, pooled=drawn.second_order), (1.0,)
+    ),
+    "recipe, drawn outright": Method(recipe_by_drawn_slots(jnp.ones_like), (1.0,)),
     "recipe, no noise": Method(recipe(noise=0.0), (1.0,)),
     "recipe, 0.5 to 16": Method(recipe(sharpness=(0.5, 16.0)), (1.0,)),
     "recipe, Relative": Method(recipe(shtopk.Relative, (0.05, 16.0)), (1.0,)),
@@ -147,6 +161,7 @@ BY_LOGS = [
     "recipe",
     "recipe, by slots",
     "recipe, by drawn slots",
+    "recipe, by drawn slots, second order",
     "recipe, drawn outright",
     "Relative, straight-through",
     "gated top k",
