@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.learning import report
+import shtopk
+from benchmarks.learning import drawn, report
 from benchmarks.learning.methods import BY_LOGS, METHODS, OURS
 from benchmarks.learning.peers import Moment, _log_sums, _subset
 from benchmarks.learning.tasks import TASKS
@@ -73,6 +74,27 @@ def test_simple_draws_subsets_and_has_their_marginals():
     drawn = jax.vmap(lambda key: _subset(key, jnp.asarray(scores), 3))(keys)
     np.testing.assert_array_equal(drawn.sum(-1), 3)
     np.testing.assert_allclose(drawn.mean(0), marginals, atol=0.04)
+
+
+def test_second_order_draws_are_right_of_quadratic_losses():
+    rng = np.random.default_rng(3)
+    embeddings, scores = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((1, 8, 3), (1, 8)))
+    boost, price = shtopk.Scaled(1.0), jnp.arange(3, dtype=jnp.float32)
+
+    def expected(scores):
+        return jnp.sum(shtopk.select(scores, 2, boost=boost).pool(embeddings**2) @ price)
+
+    def mean_gradient(pooled):
+        def loss(scores, key):
+            return jnp.sum(pooled(embeddings, scores, 2, boost, 1.0, key) ** 2 @ price)
+
+        keys = jax.random.split(jax.random.key(0), 20_000)
+        return jax.vmap(jax.grad(loss), (None, 0))(scores, keys).mean(0)
+
+    exact = jax.grad(expected)(scores)
+    largest = jnp.abs(exact).max()
+    assert jnp.abs(mean_gradient(drawn.second_order) - exact).max() < 0.05 * largest
+    assert jnp.abs(mean_gradient(drawn.first_order) - exact).max() > 0.2 * largest
 
 
 def test_steps_to_a_level_count_from_where_it_stays_above():
