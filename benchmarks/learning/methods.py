@@ -59,20 +59,15 @@ def recipe_by_slots(embeddings, scores, k, at):
     return slots(shtopk.topk(embeddings, scores, k, boost=boost, order="position"))
 
 
-def recipe_by_drawn_slots(draw, sharpness=(0.1, 20.0), pooled=drawn.first_order):
+def recipe_by_drawn_slots(draw=lambda progress: progress, pooled=drawn.first_order):
     """The same, each slot moved the part `draw(progress)` of the way to one of its rows, drawn by weight."""
 
     def choose(embeddings, scores, k, at):
-        scores, boost = shtopk.anneal(scores, at.progress, at.key, sharpness=sharpness)
+        scores, boost = shtopk.anneal(scores, at.progress, at.key)
         key = jax.random.fold_in(at.key, 1)
         return pooled(embeddings, scores, k, boost, draw(at.progress), key), jnp.ones((len(scores), k))
 
     return choose
-
-
-def soon(progress):
-    """Drawn outright from the middle of the training on."""
-    return jnp.minimum(1, 2 * progress)
 
 
 def geometric(sharpness):
@@ -124,10 +119,8 @@ def schedule(at):
 METHODS = {
     "recipe": Method(recipe(), (1.0,), logs=recipe(log=True)),
     "recipe, by slots": Method(recipe_by_slots, (1.0,)),
-    "recipe, by drawn slots": Method(recipe_by_drawn_slots(soon), (1.0,)),
-    "recipe, by drawn slots, second order": Method(
-        recipe_by_drawn_slots(soon, pooled=drawn.second_order), (1.0,)
-    ),
+    "recipe, by drawn slots": Method(recipe_by_drawn_slots(), (1.0,)),
+    "recipe, by drawn slots, second order": Method(recipe_by_drawn_slots(pooled=drawn.second_order), (1.0,)),
     "recipe, drawn outright": Method(recipe_by_drawn_slots(jnp.ones_like), (1.0,)),
     "recipe, no noise": Method(recipe(noise=0.0), (1.0,)),
     "recipe, 0.5 to 16": Method(recipe(sharpness=(0.5, 16.0)), (1.0,)),
