@@ -107,7 +107,8 @@ def test_every_task_was_measured_and_ours_stayed_finite():
     assert set(RESULTS) == set(TASKS)
     for result in RESULTS.values():
         measured = {row["method"] for row in result["rows"]}
-        assert measured == set(METHODS)
+        assert measured >= {*report.FORMS, "gated top k", "threshold mask"}
+        assert measured <= set(METHODS)
         assert len(result["settings"]["seeds"]) >= 5
         for row in report.summary(result):
             assert row["finite"] or row["method"] not in OURS
@@ -124,10 +125,13 @@ def test_the_recipe_of_the_docs_is_the_one_measured():
     names = {}
     exec(re.findall(r"```{code-cell}\n(.*?)```", docs, flags=re.DOTALL)[0], names)
     scores = 3 * jax.random.normal(jax.random.key(3), (4, 32), jnp.float32) + 7
+    rows = jax.random.normal(jax.random.key(4), (4, 32, 5), jnp.float32)
     for progress in (0.0, 0.4, 1.0):
         at = Moment(jnp.float32(1), jnp.float32(progress), jnp.float32(0), jax.random.key(5))
         _, mask = METHODS["recipe"].choose(None, scores, 4, at)
-        np.testing.assert_allclose(names["soft_mask"](scores, 4, progress, at.key), mask, atol=1e-4)
+        np.testing.assert_allclose(names["mask_of_rows"](scores, 4, progress, at.key), mask, atol=1e-4)
+        slots, _ = METHODS["recipe, by drawn slots"].choose(rows, scores, 4, at)
+        np.testing.assert_allclose(names["drawn_slots"](rows, scores, 4, progress, at.key), slots, atol=1e-4)
 
 
 ROWS = {name: {s["method"]: s for s in report.summary(result)} for name, result in RESULTS.items()}
@@ -143,9 +147,13 @@ def standard_errors(task, method, other):
     return (ours["mean"] - theirs["mean"]) / (np.hypot(ours["error"], theirs["error"]) + 1e-9)
 
 
-def failed(method):
-    """How many seeds failed, of how many, over all tasks."""
-    return tuple(sum(rows[method][name] for rows in ROWS.values()) for name in ("failed", "seeds"))
+PRUNING = "pruned-transformer"
+EIGHT = [task for task in ROWS if task != PRUNING]
+
+
+def failed(method, tasks=EIGHT):
+    """How many seeds failed, of how many, over all these tasks."""
+    return tuple(sum(ROWS[task][method][name] for task in tasks) for name in ("failed", "seeds"))
 
 
 def peers(task):
@@ -156,16 +164,24 @@ def best_peer(task):
     return max(peers(task), key=lambda name: ROWS[task][name]["mean"])
 
 
-def test_the_recipe_is_level_with_the_best_peer_on_every_task():
-    for task in ROWS:
+def test_the_mask_is_level_with_the_best_peer_on_eight_tasks():
+    for task in EIGHT:
         assert standard_errors(task, "recipe", best_peer(task)) > -1
     assert failed("recipe") == (0, 40)
     for task in ("marked-tokens", "features-additive"):
         assert all(ROWS[task]["recipe"]["worst"] > s["median"] for s in peers(task).values())
+        assert standard_errors(task, "recipe", best_peer(task)) > 1
+
+
+def test_what_the_docs_say_of_the_pruned_transformer():
+    rows = ROWS[PRUNING]
+    assert best_peer(PRUNING) == "gated top k"
+    assert mean(PRUNING, "recipe") < mean(PRUNING, "recipe, by slots") < mean(PRUNING, "gated top k")
+    assert rows["recipe"]["failed"] == 1
 
 
 def test_what_the_docs_say_of_the_peers_over_all_tasks():
-    best = [best_peer(task) for task in ROWS]
+    best = [best_peer(task) for task in EIGHT]
     assert (best.count("gated top k"), best.count("threshold mask")) == (5, 3)
     assert (failed("gated top k"), failed("threshold mask")) == ((13, 40), (0, 40))
     behind = [mean(f"features-{name}", "threshold mask") for name in ("additive", "switch", "orange-skin")]
@@ -173,21 +189,25 @@ def test_what_the_docs_say_of_the_peers_over_all_tasks():
 
 
 def test_what_the_docs_say_of_the_parts_of_the_recipe():
-    marked, switch, additive, digits = "marked-tokens", "features-switch", "features-additive", "digits-1024"
+    marked, digits = "marked-tokens", "digits-1024"
+    xor, orange, switch, additive = (
+        f"features-{name}" for name in ("xor", "orange-skin", "switch", "additive")
+    )
     assert [ROWS[task]["recipe, Relative"]["failed"] for task in (marked, digits)] == [1, 2]
-    for task in (switch, "features-orange-skin"):
-        assert round(mean(task, "recipe") - mean(task, "recipe, Relative"), 3) == 0.009
+    behind = [round(mean(task, "recipe") - mean(task, "recipe, Relative"), 3) for task in (orange, switch)]
+    assert behind == [0.014, 0.009]
     assert ROWS[digits]["recipe, 0.5 to 16"]["failed"] == 4
     assert (mean(switch, "recipe, no noise"), mean(switch, "recipe")) == (0.793, 0.878)
     assert (mean(additive, "recipe, no noise"), mean(additive, "recipe")) == (0.940, 0.950)
-    for task in set(ROWS) - {switch, additive}:
+    for task in set(EIGHT) - {switch, additive}:
         assert abs(standard_errors(task, "recipe", "recipe, no noise")) <= 2
-    for task in ROWS:
+    for task in EIGHT:
         for other in ("recipe, scores x 1000", "recipe, scores + 100"):
-            assert abs(standard_errors(task, "recipe", other)) <= 2
+            near = abs(standard_errors(task, "recipe", other)) <= 2
+            assert near or (task, abs(mean(task, "recipe") - mean(task, other)) < 0.004) == (xor, True)
         ahead = standard_errors(task, "recipe", "threshold mask, by the recipe")
         assert (ahead > 2, ahead < -2) == (task in (marked, additive), task == switch)
-    assert (mean(marked, "recipe"), mean(marked, "threshold mask, by the recipe")) == (0.941, 0.896)
+    assert (mean(marked, "recipe"), mean(marked, "threshold mask, by the recipe")) == (0.937, 0.896)
     assert mean(additive, "threshold mask, by the recipe") == 0.948
     assert (mean(switch, "recipe"), mean(switch, "threshold mask, by the recipe")) == (0.878, 0.883)
 
@@ -197,7 +217,7 @@ def test_what_the_docs_say_of_each_task():
     assert copying["recipe"]["worst"] == 1
     assert 2 * copying["recipe"]["steps"] <= copying["threshold mask"]["steps"]
     assert {name for name, s in peers("selective-copying").items() if s["worst"] == 1} == {"threshold mask"}
-    assert round(copying["recipe, by slots"]["mean"], 2) == 0.66
+    assert round(copying["recipe, by slots"]["mean"], 2) == 0.67
     order = ("threshold mask", "recipe", "attention", "gated top k")
     assert [mean("digits-256", name) for name in order] == [0.960, 0.946, 0.802, 0.578]
     order = ("recipe", "gated top k", "threshold mask", "attention")
@@ -207,7 +227,7 @@ def test_what_the_docs_say_of_each_task():
 
 def test_what_the_docs_say_of_the_default_boost_in_training():
     told = {}
-    for task in ROWS:
+    for task in EIGHT:
         ahead = standard_errors(task, "recipe, Relative", "recipe, geometric quantile")
         told[task] = "ahead" if ahead > 1 else "behind" if ahead < -1 else "level"
     won = {"digits-256", "features-orange-skin", "features-xor"}
@@ -226,8 +246,8 @@ def test_shortcuts_from_the_first_step_cost_score():
         assert mean(task, narrow) < mean(task, wide)
     last = [
         task
-        for task, rows in ROWS.items()
+        for task, rows in ((task, ROWS[task]) for task in EIGHT)
         if "Relative, straight-through" in sorted(rows, key=lambda name: rows[name]["mean"])[:5]
     ]
-    assert (len(last), len(ROWS), len(METHODS)) == (6, 8, 24)
+    assert (len(last), len(EIGHT)) == (6, 8)
     assert ROWS["digits-1024"][wide]["failed"] == ROWS["digits-1024"][narrow]["failed"] == 5
