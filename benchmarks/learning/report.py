@@ -152,12 +152,16 @@ def figure(results, path):
 
 
 def apart(heights, limits):
-    """Where to write labels that belong at `heights`, a dict, so that none covers another."""
-    gap, (low, _) = 0.08 * (limits[1] - limits[0]), limits
-    out, floor = {}, low
-    for name in sorted(heights, key=heights.get):
-        out[name] = max(heights[name], floor)
-        floor = out[name] + gap
+    """Where to write labels that belong at `heights`, a dict, so that none covers another or leaves the panel."""
+    low, high = limits
+    gap = 0.075 * (high - low)
+    names, out = sorted(heights, key=heights.get), {}
+    for place, name in enumerate(names):
+        below = out[names[place - 1]] + gap if place else low
+        out[name] = max(heights[name], below)
+    for place, name in reversed(list(enumerate(names))):
+        above = out[names[place + 1]] - gap if place + 1 < len(names) else high
+        out[name] = min(out[name], above)
     return out
 
 
