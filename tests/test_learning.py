@@ -174,10 +174,17 @@ def test_the_mask_is_level_with_the_best_peer_on_eight_tasks():
 
 
 def test_what_the_docs_say_of_the_pruned_transformer():
-    rows = ROWS[PRUNING]
     assert best_peer(PRUNING) == "gated top k"
     assert mean(PRUNING, "recipe") < mean(PRUNING, "recipe, by slots") < mean(PRUNING, "gated top k")
-    assert rows["recipe"]["failed"] == 1
+
+
+def test_what_the_docs_say_of_drawn_slots():
+    for task in ROWS:
+        assert abs(standard_errors(task, "recipe, by drawn slots", "recipe, by slots")) <= 2
+    for task in EIGHT:
+        for slots in report.FORMS[1:]:
+            assert standard_errors(task, "recipe", slots) > -1
+    assert ROWS["digits-256"]["recipe, by drawn slots"]["failed"] == 3
 
 
 def test_what_the_docs_say_of_the_peers_over_all_tasks():
