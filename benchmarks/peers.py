@@ -41,6 +41,11 @@ def plain_port(embeddings, scores, k, base=20.0):
 
 def thresholded(scores, k, temperature):
     """A sigmoid mask about the threshold at which it sums to k (LapSum's form); implicit derivative."""
+    return jax.nn.sigmoid(over_threshold(scores, k, temperature))
+
+
+def over_threshold(scores, k, temperature):
+    """The logits of that mask."""
     v = scores / temperature
     still = lax.stop_gradient(v)
 
@@ -54,7 +59,7 @@ def thresholded(scores, k, temperature):
     level = sum(lax.fori_loop(0, 40, halve, ends)) / 2
     slope = jax.nn.sigmoid(still - level) * jax.nn.sigmoid(level - still)
     share = slope / jnp.maximum(slope.sum(-1, keepdims=True), 1e-9)
-    return jax.nn.sigmoid(v - level - jnp.sum(share * (v - still), -1, keepdims=True))
+    return v - level - jnp.sum(share * (v - still), -1, keepdims=True)
 
 
 def softsort():

@@ -1,6 +1,7 @@
 """The training benchmark: what its tables say, its methods' laws, and that the docs show its committed results."""
 
 import re
+from itertools import combinations
 from pathlib import Path
 
 import jax
@@ -8,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.learning import report
-from benchmarks.learning.methods import METHODS, OURS
-from benchmarks.learning.peers import Moment
+import shtopk
+from benchmarks.learning import drawn, report
+from benchmarks.learning.methods import BY_LOGS, METHODS, OURS
+from benchmarks.learning.peers import Moment, _log_sums, _subset
 from benchmarks.learning.tasks import TASKS
+from benchmarks.learning.train import Trainer
 
 ROOT = Path(__file__).parent.parent
 RESULTS = report.read(ROOT / "benchmarks" / "results")
@@ -34,8 +37,11 @@ def test_every_method_weighs_k_rows_in_all(name):
     rows, weights = METHODS[name].choose(embeddings, scores, 4, at)
     mask = jnp.einsum("brn,br->bn", rows, weights)
     gate = jax.nn.sigmoid(3.0 * METHODS[name].numbers[-1]) if name == "gated top k" else 1
+    if name == "noise gate":  # its rows are noise as far as they are not chosen
+        return np.testing.assert_allclose(weights.sum(-1), jnp.full(3, 4), rtol=1e-3)
     np.testing.assert_allclose(mask.sum(-1), jnp.full(3, 4 * gate), rtol=1e-3)
-    assert jnp.all(mask[:, ::4].mean(-1) > mask.sum(-1) / 8)
+    if name != "random choice":
+        assert jnp.all(mask[:, ::4].mean(-1) > mask.sum(-1) / 8)
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
@@ -44,6 +50,51 @@ def test_every_task_marks_k_candidates(name):
     _, right, _ = task.draw(jax.random.key(0), 4, held_out=True)
     assert right.shape == (4, task.n)
     assert jnp.all(right.sum(-1) == task.k)
+
+
+@pytest.mark.parametrize("name", BY_LOGS)
+def test_what_is_read_by_logs_learns_by_finite_gradients(name):
+    trainer = Trainer(TASKS["pruned-transformer"], METHODS[name], 100)
+    params, _ = trainer.init(0)
+    for progress in (0.0, 1.0):
+        key = jax.random.key(1, impl="rbg")
+        gradient = jax.jit(jax.grad(trainer._loss))(params, METHODS[name].numbers[0], progress, key)
+        assert all(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(gradient))
+
+
+def test_simple_draws_subsets_and_has_their_marginals():
+    scores = np.random.default_rng(0).normal(size=6).astype(np.float32)
+    subsets = np.array(list(combinations(range(6), 3)))
+    chance = np.exp(scores[subsets].astype(np.float64).sum(-1))
+    member = (subsets[..., None] == np.arange(6)).any(1)
+    marginals = (chance / chance.sum()) @ member
+    exact = jax.grad(lambda v: _log_sums(v, 3)[-1, -1])(jnp.asarray(scores))
+    np.testing.assert_allclose(exact, marginals, atol=1e-5)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    drawn = jax.vmap(lambda key: _subset(key, jnp.asarray(scores), 3))(keys)
+    np.testing.assert_array_equal(drawn.sum(-1), 3)
+    np.testing.assert_allclose(drawn.mean(0), marginals, atol=0.04)
+
+
+def test_second_order_draws_are_right_of_quadratic_losses():
+    rng = np.random.default_rng(3)
+    embeddings, scores = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((1, 8, 3), (1, 8)))
+    boost, price = shtopk.Scaled(1.0), jnp.arange(3, dtype=jnp.float32)
+
+    def expected(scores):
+        return jnp.sum(shtopk.select(scores, 2, boost=boost).pool(embeddings**2) @ price)
+
+    def mean_gradient(pooled):
+        def loss(scores, key):
+            return jnp.sum(pooled(embeddings, scores, 2, boost, 1.0, key) ** 2 @ price)
+
+        keys = jax.random.split(jax.random.key(0), 20_000)
+        return jax.vmap(jax.grad(loss), (None, 0))(scores, keys).mean(0)
+
+    exact = jax.grad(expected)(scores)
+    largest = jnp.abs(exact).max()
+    assert jnp.abs(mean_gradient(drawn.second_order) - exact).max() < 0.05 * largest
+    assert jnp.abs(mean_gradient(drawn.first_order) - exact).max() > 0.2 * largest
 
 
 def test_steps_to_a_level_count_from_where_it_stays_above():
@@ -56,7 +107,8 @@ def test_every_task_was_measured_and_ours_stayed_finite():
     assert set(RESULTS) == set(TASKS)
     for result in RESULTS.values():
         measured = {row["method"] for row in result["rows"]}
-        assert measured == set(METHODS)
+        assert measured >= {*report.FORMS, "gated top k", "threshold mask"}
+        assert measured <= set(METHODS)
         assert len(result["settings"]["seeds"]) >= 5
         for row in report.summary(result):
             assert row["finite"] or row["method"] not in OURS
@@ -73,10 +125,13 @@ def test_the_recipe_of_the_docs_is_the_one_measured():
     names = {}
     exec(re.findall(r"```{code-cell}\n(.*?)```", docs, flags=re.DOTALL)[0], names)
     scores = 3 * jax.random.normal(jax.random.key(3), (4, 32), jnp.float32) + 7
+    rows = jax.random.normal(jax.random.key(4), (4, 32, 5), jnp.float32)
     for progress in (0.0, 0.4, 1.0):
         at = Moment(jnp.float32(1), jnp.float32(progress), jnp.float32(0), jax.random.key(5))
         _, mask = METHODS["recipe"].choose(None, scores, 4, at)
-        np.testing.assert_allclose(names["soft_mask"](scores, 4, progress, at.key), mask, atol=1e-4)
+        np.testing.assert_allclose(names["mask_of_rows"](scores, 4, progress, at.key), mask, atol=1e-4)
+        slots, _ = METHODS["recipe, by drawn slots"].choose(rows, scores, 4, at)
+        np.testing.assert_allclose(names["drawn_slots"](rows, scores, 4, progress, at.key), slots, atol=1e-4)
 
 
 ROWS = {name: {s["method"]: s for s in report.summary(result)} for name, result in RESULTS.items()}
@@ -92,9 +147,13 @@ def standard_errors(task, method, other):
     return (ours["mean"] - theirs["mean"]) / (np.hypot(ours["error"], theirs["error"]) + 1e-9)
 
 
-def failed(method):
-    """How many seeds failed, of how many, over all tasks."""
-    return tuple(sum(rows[method][name] for rows in ROWS.values()) for name in ("failed", "seeds"))
+PRUNING = "pruned-transformer"
+EIGHT = [task for task in ROWS if task != PRUNING]
+
+
+def failed(method, tasks=EIGHT):
+    """How many seeds failed, of how many, over all these tasks."""
+    return tuple(sum(ROWS[task][method][name] for task in tasks) for name in ("failed", "seeds"))
 
 
 def peers(task):
@@ -105,16 +164,31 @@ def best_peer(task):
     return max(peers(task), key=lambda name: ROWS[task][name]["mean"])
 
 
-def test_the_recipe_is_level_with_the_best_peer_on_every_task():
-    for task in ROWS:
+def test_the_mask_is_level_with_the_best_peer_on_eight_tasks():
+    for task in EIGHT:
         assert standard_errors(task, "recipe", best_peer(task)) > -1
     assert failed("recipe") == (0, 40)
     for task in ("marked-tokens", "features-additive"):
         assert all(ROWS[task]["recipe"]["worst"] > s["median"] for s in peers(task).values())
+        assert standard_errors(task, "recipe", best_peer(task)) > 1
+
+
+def test_what_the_docs_say_of_the_pruned_transformer():
+    assert best_peer(PRUNING) == "gated top k"
+    assert mean(PRUNING, "recipe") < mean(PRUNING, "recipe, by slots") < mean(PRUNING, "gated top k")
+
+
+def test_what_the_docs_say_of_drawn_slots():
+    for task in ROWS:
+        assert abs(standard_errors(task, "recipe, by drawn slots", "recipe, by slots")) <= 2
+    for task in EIGHT:
+        for slots in report.FORMS[1:]:
+            assert standard_errors(task, "recipe", slots) > -1
+    assert ROWS["digits-256"]["recipe, by drawn slots"]["failed"] == 3
 
 
 def test_what_the_docs_say_of_the_peers_over_all_tasks():
-    best = [best_peer(task) for task in ROWS]
+    best = [best_peer(task) for task in EIGHT]
     assert (best.count("gated top k"), best.count("threshold mask")) == (5, 3)
     assert (failed("gated top k"), failed("threshold mask")) == ((13, 40), (0, 40))
     behind = [mean(f"features-{name}", "threshold mask") for name in ("additive", "switch", "orange-skin")]
@@ -122,21 +196,25 @@ def test_what_the_docs_say_of_the_peers_over_all_tasks():
 
 
 def test_what_the_docs_say_of_the_parts_of_the_recipe():
-    marked, switch, additive, digits = "marked-tokens", "features-switch", "features-additive", "digits-1024"
+    marked, digits = "marked-tokens", "digits-1024"
+    xor, orange, switch, additive = (
+        f"features-{name}" for name in ("xor", "orange-skin", "switch", "additive")
+    )
     assert [ROWS[task]["recipe, Relative"]["failed"] for task in (marked, digits)] == [1, 2]
-    for task in (switch, "features-orange-skin"):
-        assert round(mean(task, "recipe") - mean(task, "recipe, Relative"), 3) == 0.009
+    behind = [round(mean(task, "recipe") - mean(task, "recipe, Relative"), 3) for task in (orange, switch)]
+    assert behind == [0.014, 0.009]
     assert ROWS[digits]["recipe, 0.5 to 16"]["failed"] == 4
     assert (mean(switch, "recipe, no noise"), mean(switch, "recipe")) == (0.793, 0.878)
     assert (mean(additive, "recipe, no noise"), mean(additive, "recipe")) == (0.940, 0.950)
-    for task in set(ROWS) - {switch, additive}:
+    for task in set(EIGHT) - {switch, additive}:
         assert abs(standard_errors(task, "recipe", "recipe, no noise")) <= 2
-    for task in ROWS:
+    for task in EIGHT:
         for other in ("recipe, scores x 1000", "recipe, scores + 100"):
-            assert abs(standard_errors(task, "recipe", other)) <= 2
+            near = abs(standard_errors(task, "recipe", other)) <= 2
+            assert near or (task, abs(mean(task, "recipe") - mean(task, other)) < 0.004) == (xor, True)
         ahead = standard_errors(task, "recipe", "threshold mask, by the recipe")
         assert (ahead > 2, ahead < -2) == (task in (marked, additive), task == switch)
-    assert (mean(marked, "recipe"), mean(marked, "threshold mask, by the recipe")) == (0.941, 0.896)
+    assert (mean(marked, "recipe"), mean(marked, "threshold mask, by the recipe")) == (0.937, 0.896)
     assert mean(additive, "threshold mask, by the recipe") == 0.948
     assert (mean(switch, "recipe"), mean(switch, "threshold mask, by the recipe")) == (0.878, 0.883)
 
@@ -146,7 +224,7 @@ def test_what_the_docs_say_of_each_task():
     assert copying["recipe"]["worst"] == 1
     assert 2 * copying["recipe"]["steps"] <= copying["threshold mask"]["steps"]
     assert {name for name, s in peers("selective-copying").items() if s["worst"] == 1} == {"threshold mask"}
-    assert round(copying["recipe, by slots"]["mean"], 2) == 0.66
+    assert round(copying["recipe, by slots"]["mean"], 2) == 0.67
     order = ("threshold mask", "recipe", "attention", "gated top k")
     assert [mean("digits-256", name) for name in order] == [0.960, 0.946, 0.802, 0.578]
     order = ("recipe", "gated top k", "threshold mask", "attention")
@@ -156,7 +234,7 @@ def test_what_the_docs_say_of_each_task():
 
 def test_what_the_docs_say_of_the_default_boost_in_training():
     told = {}
-    for task in ROWS:
+    for task in EIGHT:
         ahead = standard_errors(task, "recipe, Relative", "recipe, geometric quantile")
         told[task] = "ahead" if ahead > 1 else "behind" if ahead < -1 else "level"
     won = {"digits-256", "features-orange-skin", "features-xor"}
@@ -175,8 +253,8 @@ def test_shortcuts_from_the_first_step_cost_score():
         assert mean(task, narrow) < mean(task, wide)
     last = [
         task
-        for task, rows in ROWS.items()
+        for task, rows in ((task, ROWS[task]) for task in EIGHT)
         if "Relative, straight-through" in sorted(rows, key=lambda name: rows[name]["mean"])[:5]
     ]
-    assert (len(last), len(ROWS), len(METHODS)) == (6, 8, 24)
+    assert (len(last), len(EIGHT)) == (6, 8)
     assert ROWS["digits-1024"][wide]["failed"] == ROWS["digits-1024"][narrow]["failed"] == 5

@@ -1,4 +1,4 @@
-"""Does a model learn through it? Four tasks, every way to choose, at hard evaluation.
+"""Does a model learn through it? Nine tasks, every way to choose, at hard evaluation.
 
 `python -m benchmarks learning [--task NAME ...] [--method NAME ...] [--quick]`. Each method is tuned over the same
 budget, two learning rates by two values of its own number, on a seed of its own; the best of the four is then
@@ -12,14 +12,14 @@ from tqdm import tqdm
 
 from benchmarks import records
 from benchmarks.learning import report
-from benchmarks.learning.methods import METHODS
+from benchmarks.learning.methods import BY_LOGS, METHODS
 from benchmarks.learning.tasks import TASKS
 from benchmarks.learning.train import HELD_OUT, RATES, SEEDS, SEGMENTS, TUNING_SEED, measure
 
 
-def write(path, settings, measured, started):
-    """Write a task's results; methods not measured this time keep the rows they have under the same settings."""
-    rows = {row["method"]: row for row in measured}
+def write(path, settings, row, started):
+    """Write the row of one method among the results of a task, the other rows as they are under the same settings."""
+    rows = {row["method"]: row}
     if path.exists():
         before = json.loads(path.read_text())
         if before["settings"] == json.loads(json.dumps(settings)):
@@ -35,15 +35,12 @@ def run(quick, tasks=None, methods=None):
         if unknown := set(given) - set(known):
             raise SystemExit(f"unknown: {sorted(unknown)}; there are {list(known)}")
     seeds = list(SEEDS)[:1] if quick else list(SEEDS)
-    runs = sum(len(RATES) * len(METHODS[name].numbers) + len(seeds) for name in methods)
-    with tqdm(total=runs * SEGMENTS * len(tasks), unit="segment") as progress:
-        for name in tasks:
+    pairs = {name: [m for m in methods if m in BY_LOGS or not TASKS[name].reads_logs] for name in tasks}
+    runs = sum(len(RATES) * len(METHODS[m].numbers) + len(seeds) for ms in pairs.values() for m in ms)
+    with tqdm(total=runs * SEGMENTS, unit="segment") as progress:
+        for name, applicable in pairs.items():
             started, task = time.monotonic(), TASKS[name]
             steps = task.steps // 3 if quick else task.steps
-            measured = []
-            for method in methods:
-                progress.set_description(f"{name}, {method}")
-                measured.append(measure(task, method, steps, seeds, progress))
             settings = {
                 "task": name,
                 "chance": task.chance,
@@ -56,5 +53,8 @@ def run(quick, tasks=None, methods=None):
                 "tuning_seed": TUNING_SEED,
                 "seeds": seeds,
             }
-            write(records.directory(quick) / f"learning-{name}.json", settings, measured, started)
+            for method in applicable:
+                progress.set_description(f"{name}, {method}")
+                row = measure(task, method, steps, seeds, progress)
+                write(records.directory(quick) / f"learning-{name}.json", settings, row, started)
     report.write(records.directory(quick))

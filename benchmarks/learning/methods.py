@@ -5,21 +5,29 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 import shtopk
 from benchmarks.boosts import COMPROMISE, FAMILIES
-from benchmarks.learning import peers
-
-SOFT, SHARP, NOISE = 0.1, 100.0, 0.5  # the recipe's sharpness, first and last, and its noise at first
+from benchmarks.learning import drawn, peers
 
 
 class Method(NamedTuple):
-    """`choose` as in `peers`; `hard_weights(scores (b, k), number, k)` at hard evaluation, 1 if None."""
+    """`choose` as in `peers`; `hard_weights(scores (b, k), number, k)` at hard evaluation, 1 if None.
+
+    `logs` is `choose` with the logs of its weights, where the log of what it gives is not finite.
+    """
 
     choose: Callable
     numbers: tuple
     hard_weights: Callable | None = None
+    logs: Callable | None = None
+
+    def choose_log(self, *args):
+        """The rows and the logs of their weights."""
+        if self.logs is not None:
+            return self.logs(*args)
+        rows, weights = self.choose(*args)
+        return rows, jnp.log(weights)
 
 
 def annealed(first, last, progress):
@@ -30,23 +38,34 @@ def slots(out):
     return out.embeddings, jnp.ones(out.scores.shape)
 
 
-def prepared(scores, at, noise=NOISE):
-    """Scores in units of their spread over the batch, held constant, with noise that fades."""
-    still = lax.stop_gradient(scores)
-    scores = (scores - still.mean()) / jnp.maximum(still.std(), 1e-6)
-    return scores + noise * (1 - at.progress) * jax.random.normal(at.key, scores.shape)
-
-
-def recipe(boost=shtopk.Scaled, first=SOFT, last=SHARP, noise=NOISE, scale=1.0, shift=0.0):
+def recipe(boost=shtopk.Scaled, sharpness=(0.1, 100.0), noise=0.5, scale=1.0, shift=0.0, log=False):
     """The documented recipe: every row weighed by the soft mask, soft at first and sharp at the end.
 
     Or with one thing changed: a part of it, or the scores that come out of the network.
     """
 
     def choose(embeddings, scores, k, at):
-        scores = prepared(scale * scores + shift, at, noise)
-        sharpness = annealed(first, last, at.progress)
-        return embeddings, shtopk.topk_mask(scores, k, boost=boost(sharpness), reseed=False)
+        scores, scaled = shtopk.anneal(
+            scale * scores + shift, at.progress, at.key, noise=noise, sharpness=sharpness
+        )
+        return embeddings, shtopk.topk_mask(scores, k, boost=boost(scaled.sharpness), log=log)
+
+    return choose
+
+
+def recipe_by_slots(embeddings, scores, k, at):
+    """The same, the rows folded into k slots."""
+    scores, boost = shtopk.anneal(scores, at.progress, at.key)
+    return slots(shtopk.topk(embeddings, scores, k, boost=boost, order="position"))
+
+
+def recipe_by_drawn_slots(draw=lambda progress: progress, pooled=drawn.first_order):
+    """The same, each slot moved the part `draw(progress)` of the way to one of its rows, drawn by weight."""
+
+    def choose(embeddings, scores, k, at):
+        scores, boost = shtopk.anneal(scores, at.progress, at.key)
+        key = jax.random.fold_in(at.key, 1)
+        return pooled(embeddings, scores, k, boost, draw(at.progress), key), jnp.ones((len(scores), k))
 
     return choose
 
@@ -57,16 +76,10 @@ def geometric(sharpness):
     return FAMILIES[family][0](sharpness, number)
 
 
-def recipe_by_slots(embeddings, scores, k, at):
-    """The same, the rows folded into k slots."""
-    scores, boost = prepared(scores, at), shtopk.Scaled(annealed(SOFT, SHARP, at.progress))
-    return slots(shtopk.topk(embeddings, scores, k, boost=boost, order="position", reseed=False))
-
-
 def threshold_by_recipe(embeddings, scores, k, at):
     """The recipe around a peer's mask: how much of it is the operator's."""
-    temperature = 1 / annealed(SOFT, SHARP, at.progress)
-    return peers.threshold_mask(embeddings, prepared(scores, at), k, at._replace(number=temperature))
+    scores, boost = shtopk.anneal(scores, at.progress, at.key)
+    return peers.threshold_mask(embeddings, scores, k, at._replace(number=1 / boost.sharpness))
 
 
 def relative(sharpness, straight_through=False, narrow=None):
@@ -79,7 +92,6 @@ def relative(sharpness, straight_through=False, narrow=None):
             scores,
             k,
             boost=shtopk.Relative(sharpness(at)),
-            reseed=False,
             order="position",
             candidates=narrow and min(n, narrow * k),
             straight_through=straight_through,
@@ -90,8 +102,8 @@ def relative(sharpness, straight_through=False, narrow=None):
 
 
 def as_published(embeddings, scores, k, at):
-    boost = shtopk.Power(at.number)
-    return slots(shtopk.topk(embeddings, jax.nn.sigmoid(scores), k, boost=boost, order="position"))
+    boost, scores = shtopk.Power(at.number), jax.nn.sigmoid(scores)
+    return slots(shtopk.topk(embeddings, scores, k, boost=boost, reseed=True, order="position"))
 
 
 def iterative(alpha):
@@ -105,12 +117,15 @@ def schedule(at):
 
 
 METHODS = {
-    "recipe": Method(recipe(), (1.0,)),
+    "recipe": Method(recipe(), (1.0,), logs=recipe(log=True)),
     "recipe, by slots": Method(recipe_by_slots, (1.0,)),
+    "recipe, by drawn slots": Method(recipe_by_drawn_slots(), (1.0,)),
+    "recipe, by drawn slots, second order": Method(recipe_by_drawn_slots(pooled=drawn.second_order), (1.0,)),
+    "recipe, drawn outright": Method(recipe_by_drawn_slots(jnp.ones_like), (1.0,)),
     "recipe, no noise": Method(recipe(noise=0.0), (1.0,)),
-    "recipe, 0.5 to 16": Method(recipe(first=0.5, last=16.0), (1.0,)),
-    "recipe, Relative": Method(recipe(shtopk.Relative, 0.05, 16.0), (1.0,)),
-    "recipe, geometric quantile": Method(recipe(geometric, 0.05, 16.0), (1.0,)),
+    "recipe, 0.5 to 16": Method(recipe(sharpness=(0.5, 16.0)), (1.0,)),
+    "recipe, Relative": Method(recipe(shtopk.Relative, (0.05, 16.0)), (1.0,)),
+    "recipe, geometric quantile": Method(recipe(geometric, (0.05, 16.0)), (1.0,)),
     "recipe, scores x 1000": Method(recipe(scale=1000.0), (1.0,)),
     "recipe, scores + 100": Method(recipe(shift=100.0), (1.0,)),
     "Relative, fixed": Method(relative(lambda at: at.number), (2.0, 6.0)),
@@ -122,12 +137,28 @@ METHODS = {
     "gated top k": Method(peers.gated, (1.0, 3.0), lambda v, number, k: jax.nn.sigmoid(number * v)),
     "softmax straight-through": Method(peers.softmax_straight_through, (0.3, 1.0)),
     "Gumbel straight-through": Method(peers.gumbel_straight_through, (0.3, 1.0)),
+    "SIMPLE": Method(peers.simple, (0.3, 1.0)),
+    "Gumbel-sigmoid": Method(peers.gumbel_sigmoid, (0.3, 1.0)),
+    "noise gate": Method(peers.noise_gate, (0.3, 1.0)),
+    "random choice": Method(peers.random_choice, (1.0,)),
     "attention": Method(peers.attention, (0.3, 1.0), lambda v, number, k: k * jax.nn.softmax(v / number)),
     "softsort": Method(peers.softsort, (0.3, 1.0)),
-    "threshold mask": Method(peers.threshold_mask, (0.3, 1.0)),
+    "threshold mask": Method(peers.threshold_mask, (0.3, 1.0), logs=peers.threshold_log_mask),
     "threshold mask, by the recipe": Method(threshold_by_recipe, (1.0,)),
     "perturbed top k": Method(peers.perturbed, (0.3, 1.0)),
     "iterative": Method(iterative(lambda at: at.number), (1.0, 3.0)),
     "iterative, annealed": Method(iterative(lambda at: annealed(0.1, at.number, at.progress)), (10.0, 50.0)),
 }
+# Those whose weights have a log: what a model that adds it to its attention can be trained by.
+BY_LOGS = [
+    "recipe",
+    "recipe, by slots",
+    "recipe, by drawn slots",
+    "recipe, by drawn slots, second order",
+    "recipe, drawn outright",
+    "Relative, straight-through",
+    "gated top k",
+    "threshold mask",
+    "random choice",
+]
 OURS = [name for name in METHODS if "recipe" in name or "Relative" in name or "Power" in name]

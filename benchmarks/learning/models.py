@@ -1,5 +1,7 @@
 """The models: `reading` gives every candidate an embedding and a score, `answering` goes by the chosen rows."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -113,3 +115,26 @@ class SumOfRows(nn.Module):
     def __call__(self, rows, weights):
         x = jnp.einsum("brd,br->bd", rows, weights)
         return nn.Dense(2)(nn.relu(nn.Dense(64)(nn.relu(nn.Dense(64)(x)))))
+
+
+class LayersAbove(nn.Module):
+    """Two Transformer layers over the rows that are left, and a query for each digit, to log-probabilities `(b, 10)`.
+
+    `log_weights` are added to the logits of every attention, so a row of weight 0 is not there.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, rows, log_weights):
+        look = partial(nn.dot_product_attention, bias=log_weights[:, None, None])
+        h = rows
+        for _ in range(2):
+            h = h + nn.MultiHeadDotProductAttention(num_heads=2, attention_fn=look)(nn.LayerNorm()(h))
+            h = h + nn.Dense(self.width)(nn.relu(nn.Dense(2 * self.width)(nn.LayerNorm()(h))))
+        query = self.param("query", nn.initializers.normal(0.5), (10, self.width))
+        query = jnp.broadcast_to(query, (len(h), *query.shape))
+        seen = nn.MultiHeadDotProductAttention(num_heads=2, attention_fn=look)(query, nn.LayerNorm()(h))
+        out = self.param("out", nn.initializers.normal(0.1), (10, self.width))
+        logits = jnp.einsum("bcd,cd->bc", nn.LayerNorm()(seen), out) - 1  # rare at first
+        return jnp.minimum(jax.nn.log_sigmoid(-logits), -1e-6)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from benchmarks.peers import rows, thresholded
+from benchmarks.peers import over_threshold, rows, thresholded
 
 SAMPLES = 32  # of the perturbed top k
 
@@ -66,6 +66,11 @@ def threshold_mask(embeddings, scores, k, at):
     return embeddings, thresholded(scores, k, at.number)
 
 
+def threshold_log_mask(embeddings, scores, k, at):
+    """The same by the log of its mask."""
+    return embeddings, jax.nn.log_sigmoid(over_threshold(scores, k, at.number))
+
+
 def perturbed(embeddings, scores, k, at):
     """The mean of hard choices under noise, differentiated by the score function (Berthet et al. 2020)."""
     noise = jax.random.normal(at.key, (SAMPLES, *scores.shape))
@@ -78,3 +83,59 @@ def perturbed(embeddings, scores, k, at):
         return matrix @ e
 
     return jax.vmap(pooled, (0, 1, 1))(embeddings, index, weights), jnp.ones((scores.shape[0], k))
+
+
+def random_choice(embeddings, scores, k, at):
+    """The control: k rows at random, whatever their scores; the reader alone is trained."""
+    return rows(embeddings, best(jax.random.uniform(at.key, scores.shape), k)), jnp.ones((len(scores), k))
+
+
+def gumbel_sigmoid(embeddings, scores, k, at):
+    """A relaxed coin for each row (Maddison et al. 2017), about the threshold at which all of them sum to k."""
+    return embeddings, thresholded(scores + jax.random.logistic(at.key, scores.shape), k, at.number)
+
+
+def noise_gate(embeddings, scores, k, at):
+    """What a mask that sums to k leaves out of a row is noise in its place (Schulz et al. 2020).
+
+    A row is `m * E + (1 - m) * noise`, weighed by m; the noise has the rows' own mean and spread.
+    """
+    mask, still = thresholded(scores, k, at.number), lax.stop_gradient(embeddings)
+    noise = still.mean((0, 1)) + still.std((0, 1)) * jax.random.normal(at.key, still.shape)
+    return noise + mask[..., None] * (embeddings - noise), mask
+
+
+def _log_sums(scores, k):
+    """Row i: the log of the sum over all j-subsets of the first i of `scores` `(n,)`, `(n + 1, k + 1)`."""
+    first = jnp.full(k + 1, -1e9).at[0].set(0.0)
+
+    def one_more(sums, score):
+        sums = sums.at[1:].set(jnp.logaddexp(sums[1:], sums[:-1] + score))
+        return sums, sums
+
+    return jnp.concatenate([first[None], lax.scan(one_more, first, scores)[1]])
+
+
+def _subset(key, scores, k):
+    """A k-subset drawn with the probability that the product of its `exp(scores)` gives it: `(n,)`, 1 or 0."""
+    sums = _log_sums(scores, k)
+
+    def decide(left, at):
+        score, before, after, uniform = at
+        chance = jnp.exp(score + before[left - 1] - after[left])
+        taken = (left > 0) & (uniform < chance)
+        return left - taken, taken
+
+    uniforms = jax.random.uniform(key, scores.shape)
+    taken = lax.scan(decide, k, (scores, sums[:-1], sums[1:], uniforms), reverse=True)[1]
+    return taken.astype(scores.dtype)
+
+
+def simple(embeddings, scores, k, at):
+    """SIMPLE (Ahmed et al. 2023): a k-subset drawn, the gradient that of its exact marginals."""
+
+    def weights(key, scores):
+        marginals = jax.grad(lambda v: _log_sums(v, k)[-1, -1])(scores)
+        return marginals + lax.stop_gradient(_subset(key, scores, k) - marginals)
+
+    return embeddings, jax.vmap(weights)(jax.random.split(at.key, len(scores)), scores / at.number)

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks import records
-from benchmarks.learning.methods import METHODS, OURS
+from benchmarks.learning.methods import OURS
 from benchmarks.learning.tasks import TASKS
 
 HEAD = (
@@ -21,6 +21,8 @@ HEAD = (
     "ms a step",
     "rate, number",
 )
+FORMS = ("recipe", "recipe, by drawn slots", "recipe, by slots")
+DRAWN = (*FORMS, "Relative, fixed", "threshold mask", "gated top k")  # the lines of the figure
 
 
 def read(directory):
@@ -89,23 +91,16 @@ def table(result):
 
 
 def headline(results):
-    """The recipe beside the best of the peers, a line for each task; ± is one standard error over the seeds."""
-    yield "| task | recipe | its worst seed | best peer | its score | its median seed | failed seeds, recipe / peer |"
+    """The recipe in its three forms beside the best of the peers, a line a task; ± is one standard error over seeds."""
+    yield "| task | recipe, by the mask | by drawn slots | by plain slots | best peer | its score | failed seeds |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for name, result in results.items():
         rows = {s["method"]: s for s in summary(result)}
-        recipe = rows["recipe"]
         peer = max((s for s in rows.values() if s["method"] not in OURS), key=lambda s: s["mean"])
-        cells = [
-            name,
-            f"{recipe['mean']:.3f} ± {recipe['error']:.3f}",
-            f"{recipe['worst']:.3f}",
-            peer["method"],
-            f"{peer['mean']:.3f} ± {peer['error']:.3f}",
-            f"{peer['median']:.3f}",
-            f"{recipe['failed']} / {peer['failed']} of {recipe['seeds']}",
-        ]
-        yield "| " + " | ".join(cells) + " |"
+        shown = [rows.get(method) for method in FORMS] + [peer]
+        scores = ["-" if s is None else f"{s['mean']:.3f} ± {s['error']:.3f}" for s in shown]
+        failed = " / ".join("-" if s is None else str(s["failed"]) for s in shown)
+        yield "| " + " | ".join([name, *scores[:3], peer["method"], scores[3], failed]) + " |"
 
 
 def text(results):
@@ -124,29 +119,50 @@ def text(results):
 
 
 def figure(results, path):
-    """Score at hard evaluation, and gradient norm, over training; the mean of the seeds."""
-    across, down = 4, -(-len(results) // 4)
-    fig, axes = plt.subplots(
-        2 * down, across, figsize=(14, 6 * down + 1), squeeze=False, layout="constrained"
-    )
-    for place, (name, result) in enumerate(results.items()):
-        top, bottom = axes[2 * (place // across) :, place % across][:2]
-        for row in result["rows"]:
-            ours = row["method"] in OURS
-            style = {
-                "color": plt.cm.tab20(list(METHODS).index(row["method"]) % 20),
-                "ls": "-" if ours else "--",
-            }
-            style |= {"lw": 3 if row["method"] == "recipe" else 1.2, "label": row["method"]}
-            steps = np.linspace(0, row["steps"], len(row["score"][0]) + 1)[1:]
-            top.plot(steps, np.mean(row["score"], axis=0), **style)
-            bottom.semilogy(steps, np.mean(row["gradient_norm"], axis=0), **style)
-        top.set(title=name, ylabel="score at hard evaluation")
-        bottom.set(xlabel="steps", ylabel="gradient norm")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
-    fig.savefig(path, dpi=70)
+    """Score at hard evaluation over training, the mean of the seeds: a panel a task, lines named at their ends."""
+    across = 3
+    down = -(-len(results) // across)
+    fig, axes = plt.subplots(down, across, figsize=(14, 3.6 * down), squeeze=False, layout="constrained")
+    for ax in axes.flat[len(results) :]:
+        ax.set_axis_off()
+    for ax, (name, result) in zip(axes.flat, results.items(), strict=False):
+        rows = {row["method"]: row for row in result["rows"] if row["method"] in DRAWN}
+        ends = {}
+        for place, method in enumerate(DRAWN):
+            if method not in rows:
+                continue
+            score = np.mean(rows[method]["score"], axis=0)
+            steps = np.linspace(0, rows[method]["steps"], len(score) + 1)[1:]
+            style = "-" if method in OURS else "--"
+            ax.plot(steps, score, style, color=f"C{place}", lw=2 if method in FORMS else 1.2)
+            ends[method] = (score[-1], f"C{place}")
+        for method, height in apart({method: y for method, (y, _) in ends.items()}, ax.get_ylim()).items():
+            ax.annotate(
+                method,
+                (1.01, height),
+                xycoords=("axes fraction", "data"),
+                color=ends[method][1],
+                fontsize=8,
+                va="center",
+            )
+        ax.set(title=name, xlabel="steps", ylabel="score at hard evaluation")
+        ax.spines[["top", "right"]].set_visible(False)
+    fig.savefig(path, dpi=80)
     plt.close(fig)
+
+
+def apart(heights, limits):
+    """Where to write labels that belong at `heights`, a dict, so that none covers another or leaves the panel."""
+    low, high = limits
+    gap = 0.075 * (high - low)
+    names, out = sorted(heights, key=heights.get), {}
+    for place, name in enumerate(names):
+        below = out[names[place - 1]] + gap if place else low
+        out[name] = max(heights[name], below)
+    for place, name in reversed(list(enumerate(names))):
+        above = out[names[place + 1]] - gap if place + 1 < len(names) else high
+        out[name] = min(out[name], above)
+    return out
 
 
 def write(directory):

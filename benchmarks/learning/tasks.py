@@ -1,4 +1,4 @@
-"""Four tasks in which a model has to choose k of n: data, model, loss and score.
+"""Five kinds of task in which a model has to choose k of n: data, model, loss and score.
 
 A task draws `(x, right (batch, n) boolean, answer)`; `right` marks the k candidates that matter, and is for measuring
 alone. `chance` is the score of a guess that looks at nothing.
@@ -20,6 +20,8 @@ EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "find_the_digits.py"
 
 class Classification:
     """Logits `(..., classes)` against a class `(...)`."""
+
+    reads_logs = False  # whether the model reads rows by the logs of their weights
 
     def loss(self, logits, answer):
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), answer[..., None], axis=-1).mean()
@@ -89,9 +91,15 @@ class DigitsOnACanvas:
     batch: int = 16
     steps: int = 1400
     chance: float = 0.57
+    layers: bool = False  # Transformer layers over the chosen patches, in place of an MLP on each
+
+    @property
+    def reads_logs(self):
+        return self.layers
 
     def model(self):
-        return models.Model(models.PatchReader(48), models.AnyOfRows())
+        above = models.LayersAbove(48) if self.layers else models.AnyOfRows()
+        return models.Model(models.PatchReader(48), above)
 
     def draw(self, key, batch, held_out):
         split, keys = splits()[int(held_out)], jax.random.split(key, 3)
@@ -184,6 +192,7 @@ TASKS = {
     "digits-256": DigitsOnACanvas(),
     "digits-1024": DigitsOnACanvas(n=1024, k=32, batch=8),
     "selective-copying": SelectiveCopying(),
+    "pruned-transformer": DigitsOnACanvas(n=64, steps=1000, layers=True),
     "features-xor": FeatureSelection("xor", 2),
     "features-orange-skin": FeatureSelection("orange skin", 4),
     "features-additive": FeatureSelection("additive", 4),

@@ -25,6 +25,7 @@ class Trainer:
 
     def __init__(self, task, method, steps):
         self.task, self.method, self.steps = task, method, steps
+        self.choose = method.choose_log if task.reads_logs else method.choose
         self.model = task.model()
         self.held_out = task.draw(jax.random.key(10**6), HELD_OUT * task.batch, held_out=True)
         self.adam = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam())
@@ -69,7 +70,7 @@ class Trainer:
         x, _, answer = self.task.draw(data_key, self.task.batch, held_out=False)
         embeddings, scores = self.model.apply(params, x, method="reading")
         at = Moment(number, progress, params["params"]["learned"], key)
-        chosen = self.method.choose(embeddings, scores, self.task.k, at)
+        chosen = self.choose(embeddings, scores, self.task.k, at)
         return self.task.loss(self.model.apply(params, *chosen, method="answering"), answer)
 
     def _evaluate(self, params, number):
@@ -80,6 +81,8 @@ class Trainer:
         weights = jnp.ones(index.shape)
         if self.method.hard_weights is not None:
             weights = self.method.hard_weights(rows(scores, index), number, self.task.k)
+        if self.task.reads_logs:
+            weights = jnp.log(weights)
         out = self.model.apply(params, rows(embeddings, index), weights, method="answering")
         return self.task.score(out, answer), rows(right, index).mean()
 
