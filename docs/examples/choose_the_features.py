@@ -49,13 +49,14 @@ class Table(NamedTuple):
     y: np.ndarray  # (splits, rows), a class
     x_test: np.ndarray
     y_test: np.ndarray
-    ks: tuple  # of features for a global choice
-    k: int  # of features for a choice input by input
-    prices: tuple  # of a feature, in nats of the loss: for a global choice, and input by input
+    ks: tuple  # how many features a global choice keeps
+    k: int  # how many a choice input by input keeps
+    prices: tuple  # of a feature where k is learned, in nats of the loss, for a global choice
+    price: float  # the same, input by input
 
 
-def load(name, load, splits, ks, k, prices):
-    x, y = load(return_X_y=True)
+def load(name, read, splits, **choices):
+    x, y = read(return_X_y=True)
     parts = []
     for seed in range(splits):
         x_train, x_test, y_train, y_test = train_test_split(
@@ -63,7 +64,7 @@ def load(name, load, splits, ks, k, prices):
         )
         scaler = StandardScaler().fit(x_train)
         parts.append((scaler.transform(x_train), y_train, scaler.transform(x_test), y_test))
-    return Table(name, *(np.stack(part) for part in zip(*parts, strict=True)), ks, k, prices)
+    return Table(name, *(np.stack(part) for part in zip(*parts, strict=True)), **choices)
 
 
 # Model
@@ -211,9 +212,8 @@ def choose_globally(table, learn):
         for k in (table.ks if way != "all features" else (n,))
         for s in range(splits)
     ]
-    prices = [price * table.prices[0] for price in (0.5, 1.0, 2.0)]
     for way, weigh, runs in [
-        ("shtopk", soft, grid(splits, table.ks, prices)),
+        ("shtopk", soft, grid(splits, table.ks, table.prices)),
         ("gated top k", gated, grid(splits, table.ks, [])),
     ]:
         found, ks, _ = learn(model, weigh, hard, table[1:5], runs)
@@ -230,7 +230,7 @@ def choose_by_input(table, learn):
     model = Chooser(n, len(np.unique(table.y)), by_input=True)
     measured = []
     for way, weigh, weigh_to_evaluate, runs in [
-        ("shtopk", soft, hard, grid(splits, [table.k], [table.prices[1]])),
+        ("shtopk", soft, hard, grid(splits, [table.k], [table.price])),
         ("gated top k", gated, gated, grid(splits, [table.k], [])),
         ("random", random, random, grid(splits, [table.k], [])),
         ("all features", hard, hard, grid(splits, [n], [])),
@@ -265,7 +265,8 @@ COLOURS = {
 
 def draw_picture(rows, path):
     names = list(dict.fromkeys(row["table"] for row in rows))
-    figure, axes = plt.subplots(2, len(names), figsize=(10, 8), layout="constrained", squeeze=False)
+    options = {"layout": "constrained", "sharex": "col", "squeeze": False}
+    figure, axes = plt.subplots(2, len(names), figsize=(10, 8), **options)
     for (kind, name), ax in zip(
         ((kind, name) for kind in ("global", "input by input") for name in names), axes.flat, strict=True
     ):
@@ -285,23 +286,33 @@ def draw_picture(rows, path):
 
 def main():
     parser = argparse.ArgumentParser(description="Choose the features of a real table.")
-    parser.add_argument("--steps", type=int, default=300, help="training steps of each choice")
+    parser.add_argument("--steps", type=int, default=500, help="training steps of each choice")
     parser.add_argument("--splits", type=int, default=5, help="of each table")
     parser.add_argument(
         "--out", type=Path, default=Path("choose_the_features.png"), help="picture; a .json beside it"
     )
-    parser.add_argument("--quick", action="store_true", help="2 splits, 4 steps only, to see that it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="one table, 2 splits, 4 steps, to see that it runs"
+    )
     args = parser.parse_args()
     steps, splits = (4, 2) if args.quick else (args.steps, args.splits)
     # Where C is large, L1 converges slowly; which coefficients are 0 is decided long before.
     warnings.simplefilter("ignore", ConvergenceWarning)
     tables = [
-        load("breast cancer", load_breast_cancer, splits, (2, 5, 10), 5, (0.005, 0.005)),
-        load("digits", load_digits, splits, (8, 16, 32), 16, (0.005, 0.005)),
+        load(
+            "breast cancer",
+            load_breast_cancer,
+            splits,
+            ks=(2, 5, 10),
+            k=5,
+            prices=(0.01, 0.02, 0.05),
+            price=0.01,
+        ),
+        load("digits", load_digits, splits, ks=(8, 16, 32), k=16, prices=(0.02, 0.04, 0.08), price=0.01),
     ]
     rows, started = [], time.monotonic()
     print(f"{'':36}{'k':>10}{'accuracy':>20}")
-    for table in tables:
+    for table in tables[: 1 if args.quick else None]:
         for kind, choose in (("global", choose_globally), ("input by input", choose_by_input)):
             for row in choose(table, partial(train, steps=steps)):
                 rows.append({"table": table.name, "choice": kind} | row)
