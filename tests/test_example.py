@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
@@ -18,6 +19,7 @@ EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
         ("pooled_transformer", ("shtopk", "mean", "unpooled", "MiB")),
         ("subsets", ("log_prob", "Gumbel", "soft recipe", "random")),
         ("how_many", ("learned k", "k = 4", "correlation")),
+        ("choose_the_features", ("SelectKBest", "L1", "shtopk, k learned", "input by input")),
     ],
 )
 def test_an_example_runs(example, words, tmp_path):
@@ -83,3 +85,61 @@ def test_what_the_guide_says_of_the_pooled_encoder():
 
     assert steps(ours) > steps(unpooled)  # longer to learn, in steps
     assert steps(ours) * ours["step_seconds"] < steps(unpooled) * unpooled["step_seconds"]
+
+
+def results(example):
+    return json.loads((EXAMPLES.parents[1] / f"benchmarks/results/{example}.json").read_text())
+
+
+def choices(table, kind):
+    """The rows for one table and kind of choice, by way and the mean k to a whole number, as arrays over splits."""
+    rows = [r for r in results("choose_the_features")["rows"] if (r["table"], r["choice"]) == (table, kind)]
+    return {(r["way"], round(np.mean(r["k"]))): (np.array(r["k"]), np.array(r["accuracy"])) for r in rows}
+
+
+def lead(rows, ours, peer):
+    """The mean lead of one way over another, and its standard error over the splits."""
+    better = rows[ours][1] - rows[peer][1]
+    return better.mean(), better.std(ddof=1) / len(better) ** 0.5
+
+
+PEERS = ("SelectKBest", "L1", "gated top k", "random")
+
+
+def test_the_guide_says_where_a_global_choice_leads():
+    digits, cancer = choices("digits", "global"), choices("breast cancer", "global")
+    for k, said in ((8, 0.084), (16, 0.013), (32, 0.009)):
+        leads = {peer: lead(digits, ("shtopk", k), (peer, k)) for peer in PEERS}
+        assert all(mean > 2 * error for mean, error in leads.values())
+        assert min(leads, key=lambda peer: leads[peer][0]) == "SelectKBest"
+        assert round(leads["SelectKBest"][0], 3) == said
+    for k, level in ((2, {"L1"}), (5, {"L1"}), (10, {"gated top k"})):
+        leads = {peer: lead(cancer, ("shtopk", k), (peer, k)) for peer in PEERS}
+        assert all(mean > 0 for mean, _ in leads.values())
+        assert {peer for peer, (mean, error) in leads.items() if mean < error} == level
+    assert lead(cancer, ("random", 10), ("SelectKBest", 10))[0] > 0
+    assert lead(digits, ("gated top k", 8), ("random", 8))[0] < 0
+    assert lead(digits, ("gated top k", 32), ("random", 32))[0] < 0
+
+
+def test_the_guide_says_what_a_choice_by_input_gives():
+    digits, cancer = choices("digits", "input by input"), choices("breast cancer", "input by input")
+    assert round(lead(digits, ("all features", 64), ("shtopk", 16))[0], 3) == 0.005
+    assert round(lead(digits, ("shtopk", 16), ("gated top k", 16))[0], 3) == 0.030
+    mean, error = lead(cancer, ("shtopk", 5), ("gated top k", 5))
+    assert abs(mean) < error
+    for rows, low, high in ((cancer, 2, 11), (digits, 6, 10)):
+        (sizes,) = (k for (way, _), (k, _) in rows.items() if way == "shtopk, k learned")
+        assert (round(sizes.min()), round(sizes.max())) == (low, high)
+    assert round(sizes.mean(), 1) == 7.7
+    assert round(digits["shtopk, k learned", 8][1].mean(), 3) == 0.956
+    assert round(choices("digits", "global")["shtopk", 32][1].mean(), 3) == 0.960
+
+
+@pytest.mark.parametrize("table", ["breast cancer", "digits"])
+def test_a_higher_price_buys_fewer_features(table):
+    learned = [r for r in results("choose_the_features")["rows"] if r["price"] and r["choice"] == "global"]
+    learned = sorted((r for r in learned if r["table"] == table), key=lambda r: r["price"])
+    sizes = [np.mean(r["k"]) for r in learned]
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(np.ptp(r["k"]) <= 2 for r in learned)
