@@ -23,6 +23,8 @@ _WIDEST_RATIO = 1e6
 _ROUNDINGS = 4
 # A round whose quantile is wider than so many spreads of its better scores spans clusters, or padding.
 _CLUSTERS = 100
+# Between two gaps this far apart, one of an outlier and one of the others, there is nothing to interpolate.
+_ABYSS = 1e4
 
 
 class Boost(Protocol):
@@ -53,10 +55,13 @@ class Boost(Protocol):
         ...
 
 
-def win_weights(boost, high, low, where, first, half):
-    """The weights of `high` in a round's matches, of which `first` to `half - 1` are played, and contested `where`."""
+def win_weights(boost, high, low, where, seeds, first, half):
+    """The weights of `high` in a round's matches, of which `first` to `half - 1` are played, and contested `where`.
+
+    `seeds` are the two sides' scores if the better seed had won every match before.
+    """
     if isinstance(boost, Relative):  # reads gaps by position: what is known when tracing becomes a slice
-        return boost.win(high, low, where, boost.unit(high, low, first, half - first))
+        return boost.win(high, low, where, boost.unit(*seeds, first, half - first))
     return _checks.win_weights(boost(jnp.where(where, high, 0), jnp.where(where, low, 0), where), high)
 
 
@@ -158,12 +163,12 @@ class Relative:
     A round may span clusters. For example, most of its matches may be between rows and finite padding, and the quantile
     is then the distance to the padding. So there is a second unit: the spread of the better sides between an eighth
     and a half of the way down. If the gap at the quantile is wider than 100 times this spread, the spread is `g`, and
-    matches across clusters are decided outright. In a round of fewer than 16 matches the gap at half the depth of the
-    quantile, counted from the narrowest, replaces the spread if it is smaller.
+    matches across clusters are decided outright. And where one neighbour of the quantile is 1e4 times as wide as the
+    other, as beside an outlier, the narrower one is `g`.
 
-    The quantile assumes that gaps come widest first. They do in a sorted round, and nearly so under `reseed=False`. A
-    gap within 4 roundings of the larger score of its match is a tie. If `g` is 0, tied scores share evenly, and every
-    other match is decided outright.
+    In a tournament the gaps are those of the round if the better seed had won every match before. They come widest
+    first, and do not depend on the sharpness. A gap within 4 roundings of the larger score of its match is a tie. If
+    `g` is 0, tied scores share evenly, and every other match is decided outright.
 
     Attributes:
       sharpness: `C >= 0`, scalar, without unit. Increase it during training to go from soft to hard.
@@ -207,12 +212,14 @@ class Relative:
         quantile = jnp.clip(_checks.number("Relative.quantile", self.quantile, high.dtype), 0, 1)
         position = (1 - quantile) * jnp.asarray(count - 1, high.dtype)
         depth = jnp.floor(position).astype(jnp.int32)
-        part, wide = position - jnp.floor(position), gap(jnp.minimum(depth + 1, last - first))
-        unit = (1 - part) * gap(depth) + part * wide
+        part, narrow, wide = (
+            position - jnp.floor(position),
+            gap(depth),
+            gap(jnp.minimum(depth + 1, last - first)),
+        )
+        part = jnp.where((narrow > 0) & (wide > _ABYSS * narrow), 0, part)
+        unit = (1 - part) * narrow + part * wide
 
         spread = jnp.abs(half_gap(_at(high, first + count // 8), _at(high, first + count // 2)))
-        if not isinstance(count, int) or count < 16:
-            inner = gap(depth // 2)
-            spread = jnp.where((inner > 0) & (count < 16), jnp.minimum(inner, spread), spread)  # 0 if all tie
         unit = jnp.where((spread > 0) & (wide > _CLUSTERS * spread), spread, unit)
         return jnp.where(unit < jnp.inf, unit, float(jnp.finfo(high.dtype).max))

@@ -132,7 +132,7 @@ def _of_one_row(scores, where, boost, reseed, candidates, devices):
         power = jnp.arange(max(1, _rounds.round_count(most, 1)), dtype=jnp.int32)[::-1]
         idle, halves = k > (most >> power), k << power
         _, survivors, wins, orders = _rounds.loop_up(
-            seeded, live, jnp.where(idle, most, halves), boost, reseed
+            seeded, seeded, live, jnp.where(idle, most, halves), boost, reseed
         )
         slots = (lax.iota(jnp.int32, places) < jnp.minimum(survivors, k)).astype(ranked.dtype)
         weights, seats = _rounds.loop_down(slots, jnp.where(idle, places, halves), wins, orders)

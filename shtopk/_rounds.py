@@ -26,7 +26,7 @@ def round_count(n, k):
     return (-(-n // k) - 1).bit_length()
 
 
-def match(high, low, first, half, boost):
+def match(high, low, seeds, first, half, boost):
     """Win weights and survivors' scores `(h,)` of the matches `high` against `low`, `(h,)` both.
 
     Matches `first` to `half - 1` are played. Those before have no opponent: a bye, `w = 1` and the score unchanged;
@@ -36,11 +36,16 @@ def match(high, low, first, half, boost):
     contested, played = jnp.isfinite(half_gap(high, low)), _between(first, half, high.shape[0])
     if played is not None:
         contested &= played
-    boosted = win_weights(boost, high, low, contested, first, half)
+    boosted = win_weights(boost, high, low, contested, seeds, first, half)
     outright = jnp.where(high == low, 0.5, jnp.where(high > low, 1, jnp.nan).astype(high.dtype))
     w = jnp.where(contested, boosted, outright)
     w = w if played is None else jnp.where(played, w, 1)
     return w, jnp.where(contested, _mixed(boosted, high, low), high)
+
+
+def _sides(scores):
+    high, low = jnp.split(scores, 2)
+    return high, jnp.flip(low)
 
 
 def _between(first, half, width):
@@ -94,21 +99,21 @@ def play(scores, live, k, boost, reseed):
     Returns the slots' scores `(k,)`, and for each place in the bracket `(k * 2**R,)` its weight and its seed. Where no
     round sorts again, seeds stand in their places.
     """
-    width, entrants, played = scores.shape[0], live, []
+    seeds, width, entrants, played = scores, scores.shape[0], live, []
     while scores.shape[0] > k and len(played) < OPENING:
         half, order = scores.shape[0] // 2, None
         if reseed and played:
             scores, order = _sorted(scores, live)
         byes = _at_least_0(2 * half - live)
-        high, low = jnp.split(scores, 2)
-        won, scores = match(high, jnp.flip(low), byes, half, boost)
+        won, scores = match(*_sides(scores), _sides(seeds[: 2 * half]), byes, half, boost)
         if not reseed:  # a sort parts rounds by itself
             won, scores = _round_by_round((won, scores))
         live = _at_most(live, half)
         played.append((won, order))
 
     halves = [scores.shape[0] >> r for r in range(1, round_count(scores.shape[0], k) + 1)]
-    scores, live, wins, orders = loop_up(scores, live, halves, boost, reseed, unroll=True)
+    seeds = seeds[: scores.shape[0]]
+    scores, live, wins, orders = loop_up(scores, seeds, live, halves, boost, reseed, unroll=True)
     weights = jnp.where(lax.iota(jnp.int32, scores.shape[0]) < _at_most(live, k), 1, 0).astype(scores.dtype)
     weights, seats = loop_down(weights, halves, wins, orders, unroll=True)
     for won, order in reversed(played):
@@ -161,7 +166,7 @@ def _at_most(x, most):
     return min(x, most) if isinstance(x, int) else jnp.minimum(x, most)
 
 
-def loop_up(scores, live, halves, boost, reseed, unroll=False):
+def loop_up(scores, seeds, live, halves, boost, reseed, unroll=False):
     """The rounds of a `lax.fori_loop`: `scores` `(width,)` is a carry whose first `live` entries count.
 
     `halves` holds each round's number of survivors h, ints or traced. Entry i < h meets entry 2h - 1 - i,
@@ -181,7 +186,8 @@ def loop_up(scores, live, halves, boost, reseed, unroll=False):
             scores, order = _sorted(scores, live)
             orders = orders.at[r].set(order)
         byes = jnp.maximum(2 * half - live, 0)
-        won, scores = match(scores, _mirrored(scores, half), byes, half, boost)
+        sides = seeds, _mirrored(seeds, half)
+        won, scores = match(scores, _mirrored(scores, half), sides, byes, half, boost)
         return scores, jnp.minimum(live, half), wins.at[r].set(won), orders
 
     live, halves, scores, wins, orders = match_varying_axes(live, halves, scores, wins, orders)

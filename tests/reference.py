@@ -21,14 +21,16 @@ def power(base):
 def relative(sharpness, quantile, units=None):
     """The gap in units of the round's own gaps: their quantile from the widest, between two neighbours.
 
+    The gaps are those between `favourites`, the seeds that would meet if the better one had won every match before.
+
     The derivative holds the units constant, so a finite difference must: it passes a list `units`, which
     the first run fills, round by round, and later runs read back.
     """
     units = [] if units is None else units
     recorded = iter(list(units))
 
-    def weight(high, low):
-        gaps = np.abs(high - low)
+    def weight(high, low, favourites=None):
+        gaps = np.abs(np.subtract(*(favourites or (high, low))))
         position = quantile * (len(gaps) - 1)
         below = math.floor(position)
         above = min(below + 1, len(gaps) - 1)
@@ -37,6 +39,7 @@ def relative(sharpness, quantile, units=None):
         units.append(unit)
         return sigmoid(sharpness * (high - low) / unit)
 
+    weight.reads_favourites = True
     return weight
 
 
@@ -44,11 +47,11 @@ def algorithm2(embeddings, scores, k, boost, reseed=True):
     """Algorithm 2, TOPK(E, v): the embeddings go through every round, as printed."""
     E, v = np.asarray(embeddings, np.float64), np.asarray(scores, np.float64)
     E, v = sort(E, v)
-    first = True
+    seeds, first = v, True
     while len(v) > k:
         if reseed and not first:
             E, v = sort(E, v)
-        E, v = tournament(E, v, target(len(v), k), boost)
+        E, v = tournament(E, v, target(len(v), k), boost, seeds[: len(v)])
         first = False
     return E, v
 
@@ -66,13 +69,17 @@ def sort(E, v):
     return E[order], v[order]
 
 
-def tournament(E, v, survivors, boost):
+def tournament(E, v, survivors, boost, seeds):
     """Line 15 to 26 of Algorithm 2; the 2 * survivors - n best have no opponent."""
     byes = 2 * survivors - len(v)
     E_next, v_next = E[:survivors].copy(), v[:survivors].copy()
     rest, rest_v = E[byes:], v[byes:]
     n = survivors - byes
-    w = boost(rest_v[:n], rest_v[::-1][:n])
+    sides = rest_v[:n], rest_v[::-1][:n]
+    if getattr(boost, "reads_favourites", False):
+        w = boost(*sides, (seeds[byes:][:n], seeds[byes:][::-1][:n]))
+    else:
+        w = boost(*sides)
     for i in range(n):
         j = 2 * n - 1 - i
         E_next[byes + i] = rest[i] * w[i] + rest[j] * (1 - w[i])
