@@ -18,7 +18,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import shtopk
-from tests import reference
+from tests import reference, wild
 
 SIZES = [(1, 1), (4, 4), (5, 2), (8, 1), (13, 3), (21, 1), (24, 5)]
 BOOSTS = {
@@ -107,6 +107,7 @@ def everything(c):
             "batch": mask(pair, where=wheres)[0],
             "vmap": jax.vmap(lambda v, where: mask(v, where=where))(pair, wheres)[0],
             "traced k": shtopk.topk_mask(v, jnp.int32(c.k), **options),
+            "float64": mask(v.astype(jnp.float64), where=where),
         }
 
     return jax.jit(run)
@@ -118,7 +119,12 @@ def inputs(draw, c):
     limits = jnp.finfo(c.dtype)
     special = [0.0, -0.0, 1.0, -1.0, 0.5, np.inf, -np.inf, np.nan, float(limits.tiny)]
     special += [float(limits.smallest_subnormal), 1e4, -1e4, float(limits.max) / 8, -float(limits.max) / 8]
-    if draw(st.booleans()):
+    form = draw(st.sampled_from(["steps", "pool", "wild"]))
+    if form == "wild":
+        kind, far = draw(st.sampled_from(list(wild.KINDS))), draw(st.sampled_from([1e1, 1e3, 1e5, 1e9]))
+        scores = wild.scores(kind, draw(st.integers(0, 10**6)), 1, c.n, far)[0]
+        scores = np.clip(scores, float(limits.min), float(limits.max))
+    elif form == "steps":
         steps = np.array(draw(st.permutations(range(c.n)))) - draw(st.integers(0, c.n))
         scores = steps / c.n + draw(st.floats(0, 0.001))
     else:
@@ -153,7 +159,7 @@ def check(c, run, scores, where, number):
         return ["with infinities"]
     assert np.all(np.isfinite(outs["out"].embeddings))
     assert np.all(np.isfinite(outs["out"].scores[: min(c.k, live)]))
-    kinds = ["finite", *against_oracle(c, outs, v, where, number)]
+    kinds = ["finite", *against_oracle(c, outs, v, where, number), *against_float64(c, outs, v[where])]
     if c.dtype == "float16":  # a steep slope may be beyond 65504, and two of them then add up to NaN
         return kinds
     assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(outs["gradients"]))
@@ -187,6 +193,16 @@ def against_oracle(c, outs, v, where, number):
         return []
     np.testing.assert_allclose(outs["mask"], mask, rtol=2 * c.eps, atol=1e4 * c.inside)
     return ["compared with the oracle"]
+
+
+def against_float64(c, outs, v):
+    """Compares with the same rounded scores in float64, where no two are near a tie, and none is sorted again."""
+    gaps = np.diff(np.sort(v))
+    near = 1e-3 * np.median(gaps) if len(gaps) else 0
+    if c.boost != "Relative" or c.reseed or np.min(gaps, initial=np.inf) <= max(near, 1e-30):
+        return []
+    np.testing.assert_allclose(outs["alone"], outs["float64"], atol=2 * c.eps + 1e-3)
+    return ["compared with float64"]
 
 
 def fuzz(seed, examples):

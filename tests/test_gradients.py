@@ -101,3 +101,46 @@ def test_the_permutation_has_no_derivative():
         lambda v: jnp.sum(shtopk.topk(embeddings, v, 4, boost=shtopk.Scaled(0.0)).embeddings ** 2)
     )
     np.testing.assert_array_equal(gradient(scores), 0)
+
+
+# What a gradient is not
+
+
+def test_the_gradient_of_relative_is_near_the_slope():
+    """Its unit is held constant. Central differences of the mask, over scores of which none cross."""
+    n, k, step = 300, 7, 1e-7
+    mask = jax.jit(lambda v: shtopk.topk_mask(v, k))
+    jacobian = jax.jit(jax.jacrev(mask))
+    cosines, wrong = [], []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        v, weights = rng.normal(size=n), rng.normal(size=n)
+        moves = step * np.eye(n)
+        slope = (mask(v + moves) - mask(v - moves)) @ weights / (2 * step)
+        gradient = weights @ np.asarray(jacobian(v))
+        cosines.append(gradient @ slope / np.linalg.norm(gradient) / np.linalg.norm(slope))
+        steep = np.abs(slope) > 1e-3 * np.abs(slope).max()
+        wrong.append(np.mean(np.sign(gradient) != np.sign(slope), where=steep))
+    assert np.mean(cosines) > 0.95
+    assert 0.1 < np.mean(wrong) < 0.25
+
+
+def test_a_mask_jumps_where_neighbours_cross():
+    """Each pair of neighbours brought together, then put in this order and in that."""
+    n, k = 300, 7
+    scores = np.sort(np.random.default_rng(0).normal(size=n))
+    pair = np.eye(n)[1:] + np.eye(n)[:-1]
+    met = np.where(pair == 1, (scores[1:, None] + scores[:-1, None]) / 2, scores)
+    step = 1e-9 * (np.eye(n)[1:] - np.eye(n)[:-1])
+    before, after = shtopk.topk_mask(met - step, k), shtopk.topk_mask(met + step, k)
+    assert np.abs(before - after).max() > 1e-2
+
+
+def test_a_tie_is_even_only_where_the_two_meet():
+    tie = jnp.array([5.0, 5.0, 1.0, 0.0])
+    np.testing.assert_allclose(shtopk.topk_mask(tie, 1), [0.997, 0.002, 0, 0.001], atol=1e-3)
+    np.testing.assert_allclose(
+        shtopk.topk_mask(tie, 1, boost=shtopk.Scaled(2.0)), [0.501, 0.499, 0, 0], atol=1e-3
+    )
+    np.testing.assert_allclose(shtopk.topk_mask(jnp.array([5.0, 5.0]), 1), 0.5)
+    np.testing.assert_allclose(shtopk.topk_mask(jnp.full(4, 5.0), 1), 0.25)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import shtopk
+from tests import wild
 
 # Few sizes, so that few things have to be compiled; many values, in which the surprises are.
 SIZES = st.sampled_from([(1, 1), (6, 4), (8, 1), (13, 3), (32, 4)])
@@ -124,4 +125,32 @@ def test_gradients_are_finite(case):
 @partial(jax.grad, argnums=(0, 1))
 def mask_gradient(scores, boost, k, reseed):
     mask = shtopk.topk_mask(scores, k, boost=boost, reseed=reseed)
-    return jnp.sum(jnp.sin(jnp.arange(float(len(scores)))) * mask)
+    return jnp.sum(jnp.sin(jnp.arange(len(scores), dtype=mask.dtype)) * mask)
+
+
+# Scores as they come, in the dtypes that they come in: what holds in float64 alone helps nobody.
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(list(wild.KINDS)),
+    st.integers(0, 10**6),
+    st.sampled_from([1e1, 1e3, 1e5, 1e9]),
+    st.sampled_from([jnp.float32, jnp.bfloat16, jnp.float16]),
+    st.sampled_from([(16, 2), (300, 7)]),
+)
+def test_narrow_scores_do_as_well_as_wide_ones(kind, seed, far, dtype, size):
+    n, k = size
+    with np.errstate(over="ignore"):
+        scores = np.clip(wild.scores(kind, seed, 1, n, far)[0], -6e4, 6e4 if dtype == jnp.float16 else 1e30)
+    scores = jnp.asarray(scores, dtype)
+    wide = scores.astype(jnp.float64)
+    mask = np.asarray(mask_of(scores, shtopk.Relative(), k, False), np.float64)
+    np.testing.assert_allclose(mask.sum(), k, rtol=4 * float(jnp.finfo(dtype).eps))
+    chosen = wide >= jnp.sort(wide)[n - k]
+    assert mask[chosen].sum() > 0.7 * k
+    if len(np.unique(wide)) == n:  # of rows that tie, either may be taken
+        want = mask_of(wide, shtopk.Relative(), k, False)
+        np.testing.assert_allclose(mask, want, atol=2 * float(jnp.finfo(dtype).eps) + 1e-4)
+    if dtype != jnp.float16:  # in which a steep slope may be beyond 65504
+        assert np.all(np.isfinite(mask_gradient(scores, shtopk.Relative(), k, False)[0]))

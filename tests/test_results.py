@@ -9,6 +9,7 @@ from benchmarks.speed import report, summary
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 QUALITY = json.loads((RESULTS / "quality.json").read_text())
+SCORES = json.loads((RESULTS / "quality-scores.json").read_text())
 FRONTIER = json.loads((RESULTS / "frontier.json").read_text())
 SPEED = json.loads((RESULTS / "speed.json").read_text())
 
@@ -46,6 +47,13 @@ def test_the_default_is_above_the_published_figure_in_every_cell():
                 assert nccs(row, other) == pytest.approx(nccs(row, "default"), abs=1e-4)
     (hardest,) = (row for row in QUALITY["rows"] if (row["n"], row["k"]) == (16384, 2))
     assert (round(nccs(hardest, "default"), 3), round(hardest["published"]["power"][0], 3)) == (0.993, 0.195)
+
+
+def test_no_distribution_of_scores_spoils_the_default():
+    assert len(SCORES["rows"]) == 28
+    for row in SCORES["rows"]:
+        assert nccs(row, "default") >= 0.988
+        assert row["methods"]["default"]["mass"][0] >= 0.96
 
 
 def test_the_defaults_place_on_the_frontier():
