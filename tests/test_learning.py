@@ -185,6 +185,9 @@ def test_what_the_docs_say_of_drawn_slots():
         for slots in report.FORMS[1:]:
             assert standard_errors(task, "recipe", slots) > -1
     assert ROWS["digits-256"]["recipe, by drawn slots"]["failed"] == 3
+    second = "recipe, by drawn slots, second order"
+    for task in ("marked-tokens", "digits-256", PRUNING):
+        assert abs(standard_errors(task, second, "recipe, by drawn slots")) <= 2
 
 
 def test_what_the_docs_say_of_the_peers_over_all_tasks():
