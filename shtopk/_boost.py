@@ -61,7 +61,7 @@ def win_weights(boost, high, low, where, seeds, first, half):
     `seeds` are the two sides' scores if the better seed had won every match before.
     """
     if isinstance(boost, Relative):  # reads gaps by position: what is known when tracing becomes a slice
-        return boost.win(high, low, where, boost.unit(*seeds, first, half - first))
+        return boost.win(high, low, where, boost.unit(seeds[0], seeds[1], first, half - first))
     return _checks.win_weights(boost(jnp.where(where, high, 0), jnp.where(where, low, 0), where), high)
 
 

@@ -198,7 +198,7 @@ def against_oracle(c, outs, v, where, number):
 def against_float64(c, outs, v):
     """Compares with the same rounded scores in float64, where no two are near a tie, and none is sorted again."""
     gaps = np.diff(np.sort(v))
-    near = 1e-3 * np.median(gaps) if len(gaps) else 0
+    near = 1e-3 * float(np.median(gaps)) if len(gaps) else 0.0
     if c.boost != "Relative" or c.reseed or np.min(gaps, initial=np.inf) <= max(near, 1e-30):
         return []
     np.testing.assert_allclose(outs["alone"], outs["float64"], atol=2 * c.eps + 1e-3)

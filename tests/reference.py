@@ -18,7 +18,7 @@ def power(base):
     return lambda high, low: sigmoid(base**high - base**low)
 
 
-def relative(sharpness, quantile, units=None):
+class relative:
     """The gap in units of the round's own gaps: their quantile from the widest, between two neighbours.
 
     The gaps are those between `favourites`, the seeds that would meet if the better one had won every match before.
@@ -26,21 +26,21 @@ def relative(sharpness, quantile, units=None):
     The derivative holds the units constant, so a finite difference must: it passes a list `units`, which
     the first run fills, round by round, and later runs read back.
     """
-    units = [] if units is None else units
-    recorded = iter(list(units))
 
-    def weight(high, low, favourites=None):
+    def __init__(self, sharpness, quantile, units=None):
+        self.sharpness, self.quantile = sharpness, quantile
+        self.units = [] if units is None else units
+        self.recorded = iter(list(self.units))
+
+    def __call__(self, high, low, favourites=None):
         gaps = np.abs(np.subtract(*(favourites or (high, low))))
-        position = quantile * (len(gaps) - 1)
+        position = self.quantile * (len(gaps) - 1)
         below = math.floor(position)
         above = min(below + 1, len(gaps) - 1)
         unit = gaps[below] + (position - below) * (gaps[above] - gaps[below])
-        unit = next(recorded, unit)
-        units.append(unit)
-        return sigmoid(sharpness * (high - low) / unit)
-
-    weight.reads_favourites = True
-    return weight
+        unit = next(self.recorded, unit)
+        self.units.append(unit)
+        return sigmoid(self.sharpness * (high - low) / unit)
 
 
 def algorithm2(embeddings, scores, k, boost, reseed=True):
@@ -76,10 +76,8 @@ def tournament(E, v, survivors, boost, seeds):
     rest, rest_v = E[byes:], v[byes:]
     n = survivors - byes
     sides = rest_v[:n], rest_v[::-1][:n]
-    if getattr(boost, "reads_favourites", False):
-        w = boost(*sides, (seeds[byes:][:n], seeds[byes:][::-1][:n]))
-    else:
-        w = boost(*sides)
+    favourites = [(seeds[byes:][:n], seeds[byes:][::-1][:n])] if isinstance(boost, relative) else []
+    w = boost(*sides, *favourites)
     for i in range(n):
         j = 2 * n - 1 - i
         E_next[byes + i] = rest[i] * w[i] + rest[j] * (1 - w[i])

@@ -38,7 +38,7 @@ def test_round_count(n, k, rounds):
 
 def test_a_match_a_bye_and_an_infinity_by_hand():
     high, low = jnp.array([3.0, 4.0, jnp.inf, 1.0]), jnp.array([9.0, 0.0, 1.0, -jnp.inf])
-    w, score = _rounds.match(high, low, 1, 4, lambda high, low, where: jnp.full_like(high, 0.75))
+    w, score = _rounds.match(high, low, (high, low), 1, 4, lambda high, low, where: jnp.full_like(high, 0.75))
     assert w.tolist() == [1.0, 0.75, 1.0, 1.0]
     assert score.tolist() == [3.0, 3.0, jnp.inf, 1.0]
 
