@@ -20,6 +20,7 @@ EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
         ("subsets", ("log_prob", "Gumbel", "soft recipe", "random")),
         ("how_many", ("learned k", "k = 4", "correlation")),
         ("choose_the_features", ("SelectKBest", "L1", "shtopk, k learned", "input by input")),
+        ("sparse_attention", ("shtopk", "full attention", "sliding window", "perplexity")),
     ],
 )
 def test_an_example_runs(example, words, tmp_path):
@@ -143,3 +144,13 @@ def test_a_higher_price_buys_fewer_features(table):
     sizes = [np.mean(r["k"]) for r in learned]
     assert sizes == sorted(sizes, reverse=True)
     assert all(np.ptp(r["k"]) <= 2 for r in learned)
+
+
+def test_the_guide_says_how_the_ways_to_choose_keys_compare():
+    found = {(r["way"], r["k"]): np.mean(r["perplexity"]) for r in results("sparse_attention")["rows"]}
+    for k, behind in ((4, 1.4), (8, 1.2), (16, 0.7)):
+        others = [found["gated top k", k], found["random", k], found["full attention", 64]]
+        assert found["shtopk", k] < min(others)
+        assert round(found["shtopk", k] - found["sliding window", k], 1) == behind
+    for way in ("shtopk", "sliding window"):
+        assert found[way, 4] < found[way, 16]
