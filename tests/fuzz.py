@@ -197,7 +197,7 @@ def against_oracle(c, outs, v, where, number):
 
 def against_float64(c, outs, v):
     """Compares with the same rounded scores in float64, where no two are near a tie, and none is sorted again."""
-    gaps = np.diff(np.sort(v))
+    gaps = np.diff(np.sort(np.asarray(v, np.float64)))
     near = 1e-3 * float(np.median(gaps)) if len(gaps) else 0.0
     if c.boost != "Relative" or c.reseed or np.min(gaps, initial=np.inf) <= max(near, 1e-30):
         return []
