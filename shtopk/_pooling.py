@@ -150,6 +150,8 @@ def _dots_rows(indices, places, payload, slots, *, dtype):
 def _dots_cpu(indices, places, payload, slots, *, dtype):
     """Sums of `_TERMS` features, then the sum of those; in the order of the rows, unless few of them are members."""
     sums, features = accumulation_dtype(payload.dtype, slots.dtype), payload.shape[-1]
+    if not isinstance(features, int):  # a symbolic size, in an export
+        return _dots_rows(indices, places, payload, slots, dtype=dtype)
     slots = _materialize(slots, indices)
     slot = _row_slots(places, *indices.shape) if 2 * indices.size > places.size else None
     lanes = max(1, min(features, max(_LANES, -(-features // _TERMS))))
