@@ -205,7 +205,7 @@ def test_what_the_docs_say_of_the_parts_of_the_recipe():
     )
     assert [ROWS[task]["recipe, Relative"]["failed"] for task in (marked, digits)] == [1, 2]
     behind = [round(mean(task, "recipe") - mean(task, "recipe, Relative"), 3) for task in (orange, switch)]
-    assert behind == [0.014, 0.009]
+    assert behind == [0.009, 0.0]
     assert ROWS[digits]["recipe, 0.5 to 16"]["failed"] == 4
     assert (mean(switch, "recipe, no noise"), mean(switch, "recipe")) == (0.793, 0.878)
     assert (mean(additive, "recipe, no noise"), mean(additive, "recipe")) == (0.940, 0.950)
@@ -240,14 +240,14 @@ def test_what_the_docs_say_of_the_default_boost_in_training():
     for task in EIGHT:
         ahead = standard_errors(task, "recipe, Relative", "recipe, geometric quantile")
         told[task] = "ahead" if ahead > 1 else "behind" if ahead < -1 else "level"
-    won = {"digits-256", "features-orange-skin", "features-xor"}
+    won = {"digits-256", "features-orange-skin", "features-xor"}  # by 1.02 standard errors on the last
     assert {task for task, said in told.items() if said == "ahead"} == won
-    assert {task for task, said in told.items() if said == "behind"} == {"features-switch"}
+    assert {task for task, said in told.items() if said == "behind"} == {"features-additive"}
     names = ("recipe, geometric quantile", "recipe, Relative")
     assert [mean("digits-256", name) for name in names] == [0.879, 0.958]
-    assert [mean("features-orange-skin", name) for name in names] == [0.799, 0.809]
-    assert [mean("features-xor", name) for name in names] == [0.614, 0.630]
-    assert round(mean("features-switch", names[0]) - mean("features-switch", names[1]), 3) == 0.006
+    assert [mean("features-orange-skin", name) for name in names] == [0.799, 0.814]
+    assert [mean("features-xor", name) for name in names] == [0.614, 0.629]
+    assert [mean("features-additive", name) for name in names] == [0.949, 0.942]
 
 
 def test_shortcuts_from_the_first_step_cost_score():
