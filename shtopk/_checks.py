@@ -9,8 +9,6 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from shtopk._precision import accumulation_dtype
-
 _MOST_CANDIDATES = 2**30  # the bracket's width, up to 2n, is counted in int32
 
 
@@ -140,19 +138,15 @@ def real_k(value, n):
     return float(value)
 
 
-def traced_k(value, n):
-    """A scalar array, for `topk_mask` alone: int32 or float32 at least, and 0 in place of a number out of range."""
+def traced_k(value):
+    """A scalar array of integers or real numbers, for `topk_mask` alone."""
     real = jnp.issubdtype(value.dtype, jnp.floating)
     if value.ndim or not (real or jnp.issubdtype(value.dtype, jnp.integer)):
         raise TypeError(
             f"k must be an int, a float or a scalar array of either, got shape {value.shape} and dtype "
             f"{value.dtype}; for a different k per row use jax.vmap over scores and k"
         )
-    if real:
-        value = value.astype(accumulation_dtype(value.dtype))
-        return jnp.where((value >= 1) & (value <= n), value, 0)
-    # Before the cast, in which a larger number would wrap into the range.
-    return jnp.where((value >= 1) & (value <= min(n, jnp.iinfo(value.dtype).max)), value, 0).astype(jnp.int32)
+    return value
 
 
 def candidates(value, k, n):

@@ -73,8 +73,7 @@ def topk_mask(
         candidates = _checks.candidates(candidates, math.ceil(k), n)
         return _mask(scores, where, boost, k=k, candidates=candidates, **options)
     candidates = _checks.candidates(candidates, 1, n)
-    k = _checks.traced_k(k, n if candidates is None else candidates)
-    return _mask_of_traced_k(scores, where, k, boost, candidates=candidates, **options)
+    return _mask_of_traced_k(scores, where, _checks.traced_k(k), boost, candidates=candidates, **options)
 
 
 @compiled("k", "reseed", "candidates", "log", "axis_name")
@@ -92,6 +91,8 @@ def _mask(scores, where, boost, *, k, reseed, candidates, log, axis_name):
 @compiled("reseed", "candidates", "log", "axis_name")
 def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, axis_name):
     """`topk_mask` for a traced k `()`."""
+    n = scores.shape[-1] * _sharding.over(axis_name).size
+    k = _within(k, n if candidates is None else candidates)
 
     def row(scores, where):
         mask, most = _of_one_row(scores, where, boost, reseed, candidates, _sharding.over(axis_name))
@@ -107,6 +108,15 @@ def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, axis_
         return narrowed(log_weight(out) if log else out, scores.dtype)
 
     return over_rows(row, scores.ndim - 1)(scores, where)
+
+
+def _within(k, most):
+    """k as int32, or in float32 at least if it is real; 0 in place of a number out of range."""
+    if jnp.issubdtype(k.dtype, jnp.floating):
+        k = k.astype(accumulation_dtype(k.dtype))
+        return jnp.where((k >= 1) & (k <= most), k, 0)
+    # Before the cast, in which a larger number would wrap into the range.
+    return jnp.where((k >= 1) & (k <= min(most, jnp.iinfo(k.dtype).max)), k, 0).astype(jnp.int32)
 
 
 def _of_one_row(scores, where, boost, reseed, candidates, devices):

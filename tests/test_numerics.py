@@ -53,7 +53,7 @@ def test_the_error_is_one_rounding_of_the_result(dtype, scores_dtype):
 
     d_embeddings = oracle(np.eye(n), v).T @ weights
     d_scores = reference.numeric_gradient(lambda v: np.sum(weights * oracle(e, v)), v)
-    out = shtopk.topk(embeddings, scores, k)
+    out = shtopk.topk(embeddings, scores, k)[:2]
     gradients = jax.grad(weighed, (0, 1))(embeddings, scores, jnp.asarray(weights), k)
     assert [x.dtype for x in (*out, *gradients)] == [dtype, scores_dtype] * 2
     inside = 64 * max(min(eps(dtype), eps("float32")), min(eps(scores_dtype), eps("float32")))
@@ -72,7 +72,7 @@ def test_x64_changes_not_a_bit_of_what_is_narrower(dtype, request):
     def results():
         e, v = jnp.asarray(embeddings, dtype), jnp.asarray(scores, dtype)
         gradient = jax.grad(lambda v: jnp.sum(shtopk.topk_mask(v, 3).astype("float32") ** 2))(v)
-        return jax.tree.leaves((shtopk.topk(e, v, 3), gradient, shtopk.topk_mask(v, jnp.int32(3))))
+        return jax.tree.leaves((shtopk.topk(e, v, 3)[:2], gradient, shtopk.topk_mask(v, jnp.int32(3))))
 
     wide = results()
     request.getfixturevalue("x32")
