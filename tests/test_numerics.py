@@ -36,7 +36,7 @@ def weighed(e, v, weights, k):
 def test_the_error_is_one_rounding_of_the_result(dtype, scores_dtype):
     """`|got - want| <= eps(result) * |want| + inside * max |want|`, values and gradients alike.
 
-    The first term is the one rounding of a result into its own dtype. `inside` is 64 times the eps of what
+    The first term is the one rounding of a result into its own dtype. `inside` is 96 times the eps of what
     is computed with inside, float32 at least: what a sharpness of 6 and two rounds make of it.
     """
     n, k = 12, 3
@@ -56,7 +56,7 @@ def test_the_error_is_one_rounding_of_the_result(dtype, scores_dtype):
     out = shtopk.topk(embeddings, scores, k)[:2]
     gradients = jax.grad(weighed, (0, 1))(embeddings, scores, jnp.asarray(weights), k)
     assert [x.dtype for x in (*out, *gradients)] == [dtype, scores_dtype] * 2
-    inside = 64 * max(min(eps(dtype), eps("float32")), min(eps(scores_dtype), eps("float32")))
+    inside = 96 * max(min(eps(dtype), eps("float32")), min(eps(scores_dtype), eps("float32")))
     for got, want, slack in zip(
         (*out, *gradients), (pooled, slots, d_embeddings, d_scores), (0, 0, 0, 1e-8), strict=True
     ):
