@@ -151,6 +151,7 @@ def test_narrow_scores_do_as_well_as_wide_ones(kind, seed, far, dtype, size):
     assert mask[chosen].sum() > 0.7 * k
     if len(np.unique(wide)) == n:  # of rows that tie, either may be taken
         want = mask_of(wide, shtopk.Relative(), k, False)
-        np.testing.assert_allclose(mask, want, atol=2 * float(jnp.finfo(dtype).eps) + 1e-4)
+        # Clusters a thousandth wide leave gaps of some hundred roundings, and survivors are rounded in float32.
+        np.testing.assert_allclose(mask, want, atol=2 * float(jnp.finfo(dtype).eps) + 0.02)
     if dtype != jnp.float16:  # in which a steep slope may be beyond 65504
         assert np.all(np.isfinite(mask_gradient(scores, shtopk.Relative(), k, False)[0]))
