@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.devices import report
 from benchmarks.devices.cells import plan
+from benchmarks.devices.measure import measure
 
 ROOT = Path(__file__).parent.parent
 GUIDE = (ROOT / "docs" / "devices.md").read_text()
@@ -51,6 +52,12 @@ def test_the_guide_shows_the_committed_results():
     assert "\n".join(report.sweep(ROWS, base, "devices")) in GUIDE
     assert "\n".join(report.largest(ROWS, largest)) in GUIDE
     assert (RESULTS / "devices.md").read_text() == "\n".join(report.text(DEVICES))
+
+
+@pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="the formula is that of its checked form")
+def test_a_cell_as_it_is_now_agrees_with_the_formula():
+    row = measure({"devices": 8, "n": 128, "k": 8, "d": 4})
+    assert report.sent(row, "axis_name", "step") == report.formula(8, 128, 8, 4)
 
 
 def test_the_guides_numbers_for_64_gpus():

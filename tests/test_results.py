@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import jax
 import pytest
 
 from benchmarks.speed import report, summary
+from benchmarks.speed.measure import MODES, OURS, arrays, cell, task
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 QUALITY = json.loads((RESULTS / "quality.json").read_text())
@@ -98,3 +100,12 @@ def test_the_whole_of_speed_was_measured():
         assert set(row["methods"]) | set(row["skipped"]) == set(SPEED["rows"][-1]["methods"]) | set(
             SPEED["rows"][-1]["skipped"]
         )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cell_is_timed_with_its_slots_alone(mode, x32):
+    """The rows and scores of `topk`; its indices have no derivative to take."""
+    c = cell("grid", 2, 64, 8, 4)
+    out = jax.eval_shape(task(OURS["shtopk"], mode, c["k"]), *arrays(c))
+    slots = out if mode == "forward" else out[0]
+    assert [x.shape for x in slots] == [(2, 8, 4), (2, 8)]
