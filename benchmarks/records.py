@@ -69,6 +69,13 @@ def replace(path, text):
     partial.replace(path)
 
 
+def page(path, lines):
+    """Write the page beside a results file, of `lines(results)`, and return the results."""
+    results = json.loads(path.read_text())
+    replace(path.with_suffix(".md"), "\n".join(lines(results)))
+    return results
+
+
 def markdown(head, rows):
     """The lines of a table; None is a dash."""
     yield "| " + " | ".join(head) + " |"

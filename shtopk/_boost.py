@@ -1,10 +1,6 @@
-"""Boosts: how much of a match its better-seeded side takes.
+"""Boosts: how much of a match its better-seeded side takes. `Boost` says how one is called.
 
-A boost is called as `boost(high, low, where) -> w`. `high` and `low`, both `(h,)`, hold the scores of a
-round's matches, best seed first, so that the gaps `high - low` come widest first; `where`, `(h,)` boolean,
-marks the live matches, which stand side by side; `w`, `(h,)` in [0, 1], is the weight of `high`, and
-`1 - w` that of `low`. The scores handed over are always finite. Each boost is a pytree whose leaves are its
-numbers: they may be traced, annealed or learned, and changing them compiles nothing.
+Each boost here is a pytree whose leaves are its numbers: changing them compiles nothing.
 """
 
 from dataclasses import dataclass
@@ -212,11 +208,8 @@ class Relative:
         quantile = jnp.clip(_checks.number("Relative.quantile", self.quantile, high.dtype), 0, 1)
         position = (1 - quantile) * jnp.asarray(count - 1, high.dtype)
         depth = jnp.floor(position).astype(jnp.int32)
-        part, narrow, wide = (
-            position - jnp.floor(position),
-            gap(depth),
-            gap(jnp.minimum(depth + 1, last - first)),
-        )
+        narrow, wide = gap(depth), gap(jnp.minimum(depth + 1, last - first))
+        part = position - jnp.floor(position)
         part = jnp.where((narrow > 0) & (wide > _ABYSS * narrow), 0, part)
         unit = (1 - part) * narrow + part * wide
 

@@ -125,10 +125,8 @@ def k(value, n):
 
 
 def is_real(value):
-    """Whether `value` is a number with a fraction: a float, or a floating array."""
-    return isinstance(value, (float, np.floating)) or (
-        isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating)
-    )
+    """Whether `value` is a number with a fraction that is known at trace time."""
+    return isinstance(value, (float, np.floating))
 
 
 def real_k(value, n):
@@ -140,8 +138,7 @@ def real_k(value, n):
 
 def traced_k(value):
     """A scalar array of integers or real numbers, for `topk_mask` alone."""
-    real = jnp.issubdtype(value.dtype, jnp.floating)
-    if value.ndim or not (real or jnp.issubdtype(value.dtype, jnp.integer)):
+    if value.ndim or not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating)):
         raise TypeError(
             f"k must be an int, a float or a scalar array of either, got shape {value.shape} and dtype "
             f"{value.dtype}; for a different k per row use jax.vmap over scores and k"

@@ -30,16 +30,20 @@ def compiled(*static: str) -> Callable[[Callable], Callable[..., Any]]:
 
 def over_rows(row, axes):
     """`row(*arrays)` of one row of scores, mapped over so many leading axes; arrays of size 1 there are shared."""
-    if axes == 0:
-        return row
-    inner = over_rows(row, axes - 1)
+    for _ in range(axes):
+        row = over_axis(row)
+    return row
+
+
+def over_axis(f):
+    """`f(*arrays)` mapped over one leading axis; an array of size 1 there is shared by the others."""
 
     def mapped(*arrays):
-        shared = [x.shape[0] == 1 for x in jax.tree.leaves(arrays)]
-        if all(shared) or not any(shared):
-            return jax.vmap(inner)(*arrays)
-        in_axes = jax.tree.map(lambda x: None if x.shape[0] == 1 else 0, arrays)
-        return jax.vmap(inner, in_axes)(*jax.tree.map(lambda x: x[0] if x.shape[0] == 1 else x, arrays))
+        shared = jax.tree.map(lambda x: x.shape[0] == 1, arrays)
+        if all(jax.tree.leaves(shared)) or not any(jax.tree.leaves(shared)):
+            return jax.vmap(f)(*arrays)
+        in_axes = jax.tree.map(lambda one: None if one else 0, shared)
+        return jax.vmap(f, in_axes)(*jax.tree.map(lambda x, one: x[0] if one else x, arrays, shared))
 
     return mapped
 

@@ -13,8 +13,8 @@ from shtopk._boost import Boost, Relative, offset
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype, narrowed
 from shtopk._reorder import reordered
-from shtopk._seeding import filled, permuted, ranks, seed_order
-from shtopk._select import centred, count, log_weight, row_weights, tournament
+from shtopk._seeding import filled
+from shtopk._select import centred, log_weight, row_weights, seeded, tournament
 
 
 def topk_mask(
@@ -91,20 +91,19 @@ def _mask(scores, where, boost, *, k, reseed, candidates, log, axis_name):
 @compiled("reseed", "candidates", "log", "axis_name")
 def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, axis_name):
     """`topk_mask` for a traced k `()`."""
-    n = scores.shape[-1] * _sharding.over(axis_name).size
-    k = _within(k, n if candidates is None else candidates)
 
     def row(scores, where):
         mask, most = _of_one_row(scores, where, boost, reseed, candidates, _sharding.over(axis_name))
+        slots = _within(k, most)
         if jnp.issubdtype(k.dtype, jnp.integer):
-            out = mask(k)
+            out = mask(slots)
         else:
             # At k = n both sides are those of n - 1 and n: the derivative in k is that from below.
-            low = jnp.clip(k.astype(jnp.int32), 1, max(1, most - 1))
-            part = (k - low.astype(k.dtype)).astype(accumulation_dtype(scores.dtype))
+            low = jnp.clip(slots.astype(jnp.int32), 1, max(1, most - 1))
+            part = (slots - low.astype(slots.dtype)).astype(accumulation_dtype(scores.dtype))
             lower, upper = jax.vmap(mask)(jnp.stack([low, jnp.minimum(low + 1, most)]))
             out = (1 - part) * lower + part * upper
-        out = jnp.where(k > 0, out, jnp.nan)
+        out = jnp.where(slots > 0, out, jnp.nan)
         return narrowed(log_weight(out) if log else out, scores.dtype)
 
     return over_rows(row, scores.ndim - 1)(scores, where)
@@ -123,18 +122,11 @@ def _of_one_row(scores, where, boost, reseed, candidates, devices):
     """The mask of one row of scores `(n,)` as a function of a traced k, and the largest k: every round in the loop."""
     rows = scores.shape[0]
     n = rows * devices.size
-    scores, where, indices = devices.enter(scores, where, candidates)
-    order = seed_order(scores, where, candidates)
-    most = order.shape[0]
-    live = jnp.int32(most) if where is None else count(where, most)
-    rank = ranks(order, scores.shape[0], most)
-    ranked = reordered(scores.astype(accumulation_dtype(scores.dtype)), order, rank)
-    if indices is not None:
-        order = permuted(indices, order)
-        rank = ranks(order, n, most)
+    ranked, live, order, rank = seeded(devices.enter(scores, where, candidates), n, candidates)
+    most = ranked.shape[0]
 
     def mask(k):
-        seeded = centred(ranked, offset(boost, ranked, jnp.minimum(k, live) - 1))
+        scores = centred(ranked, offset(boost, ranked, jnp.minimum(k, live) - 1))
         # Survivors of each round: k * 2^r, down to k. Rounds with more than `most` to survive change nothing;
         # theirs is cut to that before it can overflow. With byes, the places of a bracket that is sorted again
         # reach beyond `most`.
@@ -142,7 +134,7 @@ def _of_one_row(scores, where, boost, reseed, candidates, devices):
         power = jnp.arange(max(1, _rounds.round_count(most, 1)), dtype=jnp.int32)[::-1]
         idle, halves = k > (most >> power), k << power
         _, survivors, wins, orders = _rounds.loop_up(
-            seeded, seeded, live, jnp.where(idle, most, halves), boost, reseed
+            scores, scores, live, jnp.where(idle, most, halves), boost, reseed
         )
         slots = (lax.iota(jnp.int32, places) < jnp.minimum(survivors, k)).astype(ranked.dtype)
         weights, seats = _rounds.loop_down(slots, jnp.where(idle, places, halves), wins, orders)

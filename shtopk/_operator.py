@@ -203,8 +203,8 @@ def _in_order_of_position(selection, chosen):
     slot, member = selection.places // members, selection.places % members
     places = jnp.where(slot < k, new[jnp.minimum(slot, k - 1)] * members + member, selection.places)
     slots = (selection.indices, selection.weights, selection.scores)
-    moved = type(selection)(*(x[rank] for x in slots), places, selection.n, selection.axis_name)
-    return moved, chosen[rank]
+    ordered = type(selection)(*(x[rank] for x in slots), places, selection.n, selection.axis_name)
+    return ordered, chosen[rank]
 
 
 @compiled("k", "order")

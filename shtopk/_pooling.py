@@ -23,13 +23,12 @@ import math
 from functools import partial, reduce
 from operator import add
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from shtopk._jit import implementation
+from shtopk._jit import implementation, over_axis
 from shtopk._precision import accumulation_dtype
 from shtopk._seeding import filled
 from shtopk._sharding import match_varying_axes, xla_splits
@@ -122,7 +121,7 @@ def _pool_rows(indices, places, weights, payload, *, dtype, materialize, add_up)
     return materialize(add_up(parts).astype(dtype), indices)
 
 
-def _row_weights(places, weights):
+def row_weights(places, weights):
     """Each row's weight `(n,)`; 0 for rows that are nobody's member."""
     return filled(weights.reshape(-1), places)
 
@@ -135,7 +134,7 @@ def _row_slots(places, slots, members):
 def _spread_rows(indices, places, weights, slots, *, dtype, materialize):
     """Written once, in the order of the rows."""
     sums, slots = accumulation_dtype(weights.dtype, slots.dtype), materialize(slots, indices)
-    weight = _row_weights(places, weights).astype(sums)[:, None]
+    weight = row_weights(places, weights).astype(sums)[:, None]
     parts = weight * _take(slots, _row_slots(places, *indices.shape)).astype(sums)
     return jnp.where(weight == 0, 0, parts).astype(dtype)
 
@@ -190,11 +189,7 @@ def _leading(f, shape, dtype, split):
             places = jnp.where(places < width, places + width * row[:, None], batch * width)
             indices, x, y = (a.reshape(batch * a.shape[-2], a.shape[-1]) for a in (indices, x, y))
             return f(indices, places.reshape(-1), x, y, dtype=dtype).reshape(*sizes, *shape(*operands))
-        axes = [None if x.shape[0] == 1 else 0 for x in operands]
-        operands = [x[0] if axis is None else x for x, axis in zip(operands, axes, strict=True)]
-        if all(axis is None for axis in axes):
-            return mapped(*operands)[None]
-        return jax.vmap(mapped, axes)(*operands)
+        return over_axis(mapped)(*operands)
 
     return mapped
 

@@ -108,13 +108,13 @@ def play(scores, live, k, boost, reseed):
         won, scores = match(*_sides(scores), _sides(seeds[: 2 * half]), byes, half, boost)
         if not reseed:  # a sort parts rounds by itself
             won, scores = _round_by_round((won, scores))
-        live = _at_most(live, half)
+        live = at_most(live, half)
         played.append((won, order))
 
     halves = [scores.shape[0] >> r for r in range(1, round_count(scores.shape[0], k) + 1)]
     seeds = seeds[: scores.shape[0]]
     scores, live, wins, orders = loop_up(scores, seeds, live, halves, boost, reseed, unroll=True)
-    weights = jnp.where(lax.iota(jnp.int32, scores.shape[0]) < _at_most(live, k), 1, 0).astype(scores.dtype)
+    weights = jnp.where(lax.iota(jnp.int32, scores.shape[0]) < at_most(live, k), 1, 0).astype(scores.dtype)
     weights, seats = loop_down(weights, halves, wins, orders, unroll=True)
     for won, order in reversed(played):
         weights, seats = _undone(weights, seats, won, order, won.shape[0], _joined)
@@ -162,7 +162,8 @@ def _at_least_0(x):
     return max(x, 0) if isinstance(x, int) else jnp.maximum(x, 0)
 
 
-def _at_most(x, most):
+def at_most(x, most):
+    """The smaller of `x`, an int or traced, and an int."""
     return min(x, most) if isinstance(x, int) else jnp.minimum(x, most)
 
 

@@ -203,13 +203,12 @@ class Selection:
 
 def row_weights(selection):
     """The weight of each row that this device holds `(..., rows)`, in the dtype of the weights."""
-    weights = selection.weights.reshape(*selection.weights.shape[:-2], -1)
-    devices, rows = _sharding.over(selection.axis_name), selection.n // _checks.devices(selection.axis_name)
+    devices, rows = selection._devices, selection._rows
 
-    def row(weights, places):
-        return devices.part(filled(weights, places), rows)
+    def row(places, weights):
+        return devices.part(_pooling.row_weights(places, weights), rows)
 
-    return over_rows(row, weights.ndim - 1)(weights, selection.places)
+    return over_rows(row, selection.places.ndim - 1)(selection.places, selection.weights)
 
 
 def members_at(selection, member):
@@ -338,39 +337,45 @@ def tournament(scores, where, boost, k, reseed, candidates, axis_name):
 
 def _select_row(entry, boost, n, k, reseed, candidates):
     """The selection from one row of scores, those that `entry` holds of n."""
-    scores, where, indices = entry
-    order = seed_order(scores, where, candidates)
-    entrants = order.shape[0]
-    live = entrants if where is None else count(where, entrants)
+    ranked, live, order, rank = seeded(entry, n, candidates)
+    entrants = ranked.shape[0]
     rounds = _rounds.round_count(entrants, k)
     width = k << rounds
-    rank = ranks(order, scores.shape[0], width)
-    ranked = reordered(scores.astype(accumulation_dtype(scores.dtype)), order, rank)
-    pivot = offset(boost, ranked, k - 1 if where is None else jnp.minimum(k, live) - 1) if width > k else 0
-    seeded = jnp.pad(centred(ranked, pivot), (0, width - entrants))
-    slots, weights, seeds = _rounds.play(seeded, live, k, boost, reseed)
+    pivot = offset(boost, ranked, _rounds.at_most(live, k) - 1) if width > k else 0
+    padded = jnp.pad(centred(ranked, pivot), (0, width - entrants))
+    slots, weights, seeds = _rounds.play(padded, live, k, boost, reseed)
 
-    if indices is not None:
-        order = permuted(indices, order)
-        rank = ranks(order, n, width)
     # A seed beyond the last entrant is a bye, and shows its opponent of the first round instead.
     entered, place = jnp.concatenate([order, jnp.flip(order[: width - entrants])]), rank
     if reseed and rounds > 1:
         entered, place = permuted(entered, seeds), filled(ranks(seeds, width, width), rank)
-    places = jnp.where(rank < width, _snaked(place, k, width // k), width)
+    places = jnp.where(rank < entrants, _snaked(place, k, width // k), width)
     indices, weights = _snake(entered, k), _snake(weights, k)
-    return Selection(indices, weights, narrowed(slots + pivot, scores.dtype), places, n)
+    return Selection(indices, weights, narrowed(slots + pivot, entry.scores.dtype), places, n)
+
+
+def seeded(entry, n, candidates):
+    """One row of scores by seed: what the e best of those that `entry` holds of n enter the tournament with.
+
+    Returns their scores `(e,)`, best first, how many of them take part, their indices among n `(e,)`, and the seed of
+    each of n candidates `(n,)`, e for one that does not enter.
+    """
+    scores, where, indices = entry
+    order = seed_order(scores, where, candidates)
+    entrants = order.shape[0]
+    live = entrants if where is None else jnp.minimum(jnp.sum(where, dtype=jnp.int32), entrants)
+    rank = ranks(order, scores.shape[0], entrants)
+    ranked = reordered(scores.astype(accumulation_dtype(scores.dtype)), order, rank)
+    if indices is not None:
+        order = permuted(indices, order)
+        rank = ranks(order, n, entrants)
+    return ranked, live, order, rank
 
 
 def centred(scores, pivot):
     """`scores` less `pivot`, held within the range; infinities and NaN as they are."""
     most = float(jnp.finfo(scores.dtype).max)
     return jnp.where(jnp.isfinite(scores), jnp.clip(scores - pivot, -most, most), scores)
-
-
-def count(where, most):
-    """How many take part, `most` at the most."""
-    return jnp.minimum(jnp.sum(where, dtype=jnp.int32), most)
 
 
 def _snake(x, k):

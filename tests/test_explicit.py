@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from meshes import CHECKED, P, put
+from quick import quickly
 
 import shtopk
 
@@ -63,11 +64,6 @@ def step_of(call, where):
     return jax.grad(loss, (0, 1), has_aux=True)
 
 
-def run(f, *x):
-    """`f(*x)` compiled with little effort."""
-    return jax.jit(f).lower(*x).compile({"xla_backend_optimization_level": "0"})(*x)
-
-
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", CALLS)
 def test_a_batch_split_by_type_is_the_batch(name, masked):
@@ -75,8 +71,8 @@ def test_a_batch_split_by_type_is_the_batch(name, masked):
     where = put(WHERE, over, "b") if masked else None
     laid_out = put(E, over, "b"), put(V, over, "b")
     with jax.set_mesh(over):
-        gradients, got = run(step_of(CALLS[name], where), *laid_out)
-    want = run(step_of(CALLS[name], jnp.asarray(WHERE) if masked else None), E, V)
+        gradients, got = quickly(step_of(CALLS[name], where), *laid_out)
+    want = quickly(step_of(CALLS[name], jnp.asarray(WHERE) if masked else None), E, V)
     for x, y in zip(jax.tree.leaves((gradients, got)), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11)
     assert all(x.sharding.spec[0] == "b" for x in (*gradients, *jax.tree.leaves(got)) if x.ndim)

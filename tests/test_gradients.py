@@ -22,7 +22,7 @@ def spaced(n, d=3, seed=0):
     return rng.normal(size=(n, d)), rng.permutation(n) / 3 + rng.uniform(0, 0.1, n)
 
 
-def slots(*arguments, **options):
+def with_a_derivative(*arguments, **options):
     """What of `topk` has a derivative: embeddings and scores."""
     out = shtopk.topk(*arguments, **options)
     return out.embeddings, out.scores
@@ -33,7 +33,9 @@ def test_two_for_one_in_closed_form():
     embeddings, scores, sharpness = jnp.array([[1.0, 2.0], [4.0, -1.0]]), jnp.array([0.7, 0.2]), 3.0
     w = reference.sigmoid(sharpness * 0.5)
     slope = sharpness * w * (1 - w)
-    of_rows, of_slots = jax.jacrev(slots, (0, 1))(embeddings, scores, 1, boost=shtopk.Scaled(sharpness))
+    of_rows, of_slots = jax.jacrev(with_a_derivative, (0, 1))(
+        embeddings, scores, 1, boost=shtopk.Scaled(sharpness)
+    )
     d_embeddings, d_scores = of_rows
     np.testing.assert_allclose(d_scores[0], slope * np.array([[-3.0, 3.0], [3.0, -3.0]]))
     np.testing.assert_allclose(d_embeddings[0, 0, :, 0], [w, 1 - w])
@@ -76,7 +78,7 @@ def test_vjp_and_jvp_are_transposes(n, k, reseed):
 
     def run(e, v, sharpness):
         boost = shtopk.Relative(sharpness)
-        return slots(e, v, k, boost=boost, reseed=reseed), shtopk.topk_mask(v, k, boost=boost)
+        return with_a_derivative(e, v, k, boost=boost, reseed=reseed), shtopk.topk_mask(v, k, boost=boost)
 
     arguments = jax.tree.map(jnp.asarray, (embeddings, scores, 3.0))
     tangents = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), arguments)
@@ -95,7 +97,7 @@ def test_second_order_in_both_modes(reseed):
     embeddings, scores = spaced(6, d=2)
 
     def run(e, v, boost):
-        return slots(e, v, 2, boost=boost, reseed=reseed)
+        return with_a_derivative(e, v, 2, boost=boost, reseed=reseed)
 
     check_grads(run, (embeddings, scores, shtopk.Scaled(1.5)), order=2, rtol=1e-5, atol=1e-5)
 

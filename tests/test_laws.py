@@ -152,6 +152,7 @@ def test_narrow_scores_do_as_well_as_wide_ones(kind, seed, far, dtype, size):
     if len(np.unique(wide)) == n:  # of rows that tie, either may be taken
         want = mask_of(wide, shtopk.Relative(), k, False)
         # Clusters a thousandth wide leave gaps of some hundred roundings, and survivors are rounded in float32.
-        np.testing.assert_allclose(mask, want, atol=2 * float(jnp.finfo(dtype).eps) + 0.02)
+        slack = 0.02 if kind in ("bimodal", "trimodal") else 1e-4
+        np.testing.assert_allclose(mask, want, atol=2 * float(jnp.finfo(dtype).eps) + slack)
     if dtype != jnp.float16:  # in which a steep slope may be beyond 65504
         assert np.all(np.isfinite(mask_gradient(scores, shtopk.Relative(), k, False)[0]))

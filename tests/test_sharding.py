@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 from meshes import CHECKED, DEVICES, P, mapped, mesh
+from quick import quickly
 
 import shtopk
 
@@ -55,11 +56,6 @@ def compare(call, embeddings, scores, where=None, *, check=None):
     same(out, want)
     same(gradients, want_gradients)
     return gradients, out
-
-
-def quickly(f):
-    """`f()` compiled with little effort: compiling takes nearly all of the time."""
-    return jax.jit(f).lower().compile({"xla_backend_optimization_level": "0"})()
 
 
 OPTIONS = {

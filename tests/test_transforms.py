@@ -11,6 +11,7 @@ from calls import CALLS, DIFFERENTIABLE
 from jax import export, lax
 from jax.core import eval_jaxpr
 from jax.experimental import checkify
+from quick import quickly
 
 import shtopk
 
@@ -24,14 +25,6 @@ def same(got, want, words=""):
         np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-11, err_msg=words)
 
     jax.tree.map(leaf, got, want)
-
-
-def run(f, *x):
-    """`f(*x)` compiled with little effort: what is tested is the transformation, not the compiler.
-
-    Compiling takes most of the time, so things that have much in common are compiled in one `f`.
-    """
-    return jax.jit(f).lower(*x).compile({"xla_backend_optimization_level": "0"})(*x)
 
 
 def test_every_public_name_is_in_the_table():
@@ -80,7 +73,7 @@ SAME_VALUES = {
 @EVERY_CALL
 def test_a_transformed_call_is_the_call(name):
     f, arguments = CALLS[name].function, CALLS[name].arguments
-    outs = run(lambda *x: {word: transform(f)(*x) for word, transform in SAME_VALUES.items()}, *arguments)
+    outs = quickly(lambda *x: {word: transform(f)(*x) for word, transform in SAME_VALUES.items()}, *arguments)
     for word, out in outs.items():
         same(out, value(name), word)
 
@@ -99,7 +92,7 @@ def test_eval_shape_says_what_comes(name):
 def test_checkify_finds_no_nan_and_no_index_out_of_bounds(name):
     call = CALLS[name]
     with jax.numpy_dtype_promotion("standard"):  # checkify's own arithmetic asks for it in older JAX
-        error, out = run(checkify.checkify(call.function, errors=checkify.all_checks), *call.arguments)
+        error, out = quickly(checkify.checkify(call.function, errors=checkify.all_checks), *call.arguments)
     assert error.get() is None
     same(out, value(name))
 
@@ -138,7 +131,7 @@ def test_vmap_with_each_argument_batched_or_not(name):
         ]
 
     f, there = jax.jit(call.function), call.others()
-    outs = run(mapped, call.arguments, stack(call.arguments, there))
+    outs = quickly(mapped, call.arguments, stack(call.arguments, there))
     for batched, out in zip(patterns, outs, strict=True):
         same(out, stack(value(name), f(*choices(batched, call.arguments, there))), str(batched))
 
@@ -150,7 +143,7 @@ def test_vmap_of_a_vmap(name):
     (x, *rest), (y, *other) = call.arguments, call.others()
     f = jax.jit(call.function)
     mapped = jax.vmap(jax.vmap(call.function, (0, *(None for _ in rest))))
-    got = run(mapped, stack(stack(x, y), stack(y, x)), *stack(rest, other))
+    got = quickly(mapped, stack(stack(x, y), stack(y, x)), *stack(rest, other))
     same(got, stack(stack(f(x, *rest), f(y, *rest)), stack(f(y, *other), f(x, *other))))
 
 
@@ -192,7 +185,7 @@ def derivatives(name):
         forward = {word: mode(f, x, t) for word, mode in FORWARD.items()}
         return whole | forward | {word: mode(f, x, w) for word, mode in REVERSE.items()}
 
-    return run(by_every_mode, *where)
+    return quickly(by_every_mode, *where)
 
 
 @EVERY_DERIVATIVE
@@ -213,7 +206,7 @@ def test_every_mode_has_the_same_derivative(name):
 def test_the_derivative_is_the_slope(name):
     f, x, _, _ = directions(name)
     x, step = x[None], 1e-6 * jnp.eye(x.size)
-    up, down = run(jax.vmap(f), jnp.concatenate([x + step, x - step])).reshape(2, x.size, -1)
+    up, down = quickly(jax.vmap(f), jnp.concatenate([x + step, x - step])).reshape(2, x.size, -1)
     jacobian = derivatives(name)["jacrev"]
     np.testing.assert_allclose(jacobian, (up - down).T / 2e-6, rtol=1e-6, atol=1e-7)
     assert np.abs(jacobian).max() > 1e-2
@@ -227,7 +220,7 @@ def test_the_four_hessians_agree(name):
         modes = product([jax.jacfwd, jax.jacrev], repeat=2)
         return [outer(inner(lambda x: jnp.sum(w * jnp.sin(f(x)))))(x) for outer, inner in modes]
 
-    first, *others = run(hessians, x, cotangent)
+    first, *others = quickly(hessians, x, cotangent)
     for other in others:
         np.testing.assert_allclose(other, first, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(first, first.T, rtol=1e-8, atol=1e-10)

@@ -1,7 +1,5 @@
 """The tables of the devices benchmark, from its results file alone."""
 
-import json
-
 from benchmarks import records
 
 # A device that is fed at 400 Gbit/s each way, as in many clusters of GPUs: 50 bytes a nanosecond.
@@ -9,8 +7,7 @@ BYTES_PER_SECOND = 50e9
 
 
 def report(path):
-    results = json.loads(path.read_text())
-    records.replace(path.with_suffix(".md"), "\n".join(text(results)))
+    records.page(path, text)
 
 
 def text(results):

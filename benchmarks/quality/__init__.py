@@ -5,7 +5,6 @@ are drawn alike and apart from v, that changes no distribution, and neither does
 score, because nCCS takes its best match over all of them. Every method sees the same draws.
 """
 
-import json
 import time
 
 from tqdm import tqdm
@@ -60,4 +59,4 @@ def other_scores(quick, draws):
     records.write(
         path, started=started, rows=distributions.measure(draws), settings={"draws": draws, "seed": SEED}
     )
-    records.replace(path.with_suffix(".md"), distributions.table(json.loads(path.read_text())))
+    records.page(path, distributions.table)

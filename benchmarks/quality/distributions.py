@@ -74,21 +74,19 @@ def measure(draws):
 
 
 def table(results):
-    """Markdown: nCCS and mass on the true top k, a row for each distribution and size."""
+    """The lines of the page: nCCS and mass on the true top k, a row for each distribution and size."""
     head = ["scores", "n", "k", *(f"{what}, {name}" for name in METHODS for what in ("nCCS", "mass"))]
     lines = []
     for row in results["rows"]:
         figures = [row["methods"][name][what] for name in METHODS for what in ("nccs", "mass")]
         lines.append([row["scores"], row["n"], row["k"], *(f"{x:.4f} ± {error:.4f}" for x, error in figures)])
-    return "\n".join(
-        [
-            "# Scores that are not uniform",
-            "",
-            f"{results['settings']['draws']} draws in each cell, d = {D}, scores in float32; mean ± standard error. "
-            "Clusters lie 1 apart and are 0.001 wide; bimodal is 90 and 10 %, trimodal 80, 15 and 5 %. Mass is the "
-            "share of the mask on the true top k.",
-            "",
-            *records.markdown(head, lines),
-            "",
-        ]
-    )
+    return [
+        "# Scores that are not uniform",
+        "",
+        f"{results['settings']['draws']} draws in each cell, d = {D}, scores in float32; mean ± standard error. "
+        "Clusters lie 1 apart and are 0.001 wide; bimodal is 90 and 10 %, trimodal 80, 15 and 5 %. Mass is the "
+        "share of the mask on the true top k.",
+        "",
+        *records.markdown(head, lines),
+        "",
+    ]

@@ -1,7 +1,5 @@
 """The table and the figure of the quality benchmark, from its results file alone."""
 
-import json
-
 import matplotlib.pyplot as plt
 
 from benchmarks import records
@@ -18,13 +16,12 @@ PUBLISHED = {"power": "Algorithm 2, published", "iterative, alpha=2": "Algorithm
 
 
 def report(path):
-    results = json.loads(path.read_text())
-    records.replace(path.with_suffix(".md"), table(results))
+    results = records.page(path, table)
     figure(results["rows"], path.with_suffix(".png"))
 
 
 def table(results):
-    """Markdown: published and measured nCCS, in each cell."""
+    """The lines of the page: published and measured nCCS, in each cell."""
     methods = list(max((row["methods"] for row in results["rows"]), key=len))
     head = ["n", "k", "Algorithm 2, published", "Algorithm 1, published", *methods]
     lines = []
@@ -33,7 +30,7 @@ def table(results):
         figures += [row["methods"].get(name, {"nccs": None})["nccs"] for name in methods]
         texts = [None if x is None else f"{x[0]:.4f} ± {x[1]:.4f}" for x in figures]
         lines.append([row["n"], row["k"], *texts])
-    return "\n".join([*summary(results), "", *records.markdown(head, lines), ""])
+    return [*summary(results), "", *records.markdown(head, lines), ""]
 
 
 def summary(results):

@@ -1,7 +1,5 @@
 """The tables and the figure of the speed benchmark, from its results file alone."""
 
-import json
-
 import matplotlib.pyplot as plt
 
 from benchmarks import records
@@ -19,8 +17,7 @@ COLOURS = {
 
 
 def report(path):
-    results = json.loads(path.read_text())
-    records.replace(path.with_suffix(".md"), "\n".join(text(results)))
+    results = records.page(path, text)
     figure([row for row in results["rows"] if row["section"] == "grid"], path.with_suffix(".png"))
 
 
