@@ -26,7 +26,7 @@ THEMES = {
     ),
 }
 SCORES = np.array([2.3, 1.9, 1.5, 1.0, 0.6, 0.1, -0.4, -1.2], np.float32)
-BOOST = shtopk.Relative(1.0)
+BOOST = shtopk.Scaled(1.0)
 SHARPNESSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
