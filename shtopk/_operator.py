@@ -218,7 +218,7 @@ def _hard_rows(embeddings, entry, n, k, order, devices):
     """The best k of the rows of n that enter: those held here, zeros for the others; all their scores and indices."""
 
     def row(embeddings, entry):
-        best = seed_order(entry.scores, entry.where, k)
+        best, _ = seed_order(entry.scores, entry.where, k)
         index = best if entry.indices is None else entry.indices[best]
         index = index if entry.where is None else jnp.where(entry.where[best], index, n)
         if order == "position":

@@ -1,4 +1,4 @@
-"""Entries in another order, `x[index]`: a gather whose transpose is a gather as well, by the inverse.
+"""Entries in another order, `x[index]`: a gather whose transpose is a gather as well, by the inverse; scores by seed.
 
 JAX's own rule would add the entries up where they came from. A scatter costs a GPU three kernels, and an index list
 of twice the entries' bytes.
@@ -14,8 +14,32 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from shtopk._jit import implementation
-from shtopk._seeding import filled
+from shtopk._seeding import filled, ranks, seed_order
 from shtopk._sharding import match_varying_axes, xla_splits
+
+
+def by_seed(scores, live=None, best=None):
+    """`scores` `(n,)` by seed, `(best,)` in float32 at least; their indices `(best,)`; each candidate's seed `(n,)`.
+
+    See `seed_order`. The seed of a candidate that is not among the best is `best`.
+    """
+    order, ranked = seed_order(scores, live, best)
+    rank = ranks(order, scores.shape[0], order.shape[0])
+    return _in_order(ranked, scores.astype(ranked.dtype), order, rank), order, rank
+
+
+@jax.custom_jvp
+def _in_order(ranked, scores, order, rank):
+    """`scores[order]`, whose value the sort has as `ranked`: only the derivative is gathered."""
+    del scores, order, rank
+    return ranked
+
+
+@_in_order.defjvp
+def _in_order_jvp(primals, tangents):
+    # d ranked[i] = d scores[order[i]], and 0 beyond n.
+    _, _, order, rank = primals
+    return _in_order(*primals), reordered(tangents[1], order, rank)
 
 
 def reordered(x, index, inverse):

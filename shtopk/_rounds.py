@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from shtopk._boost import half_gap, win_weights
-from shtopk._reorder import reordered
-from shtopk._seeding import filled, ranks, seed_order
+from shtopk._reorder import by_seed, reordered
+from shtopk._seeding import filled, ranks
 from shtopk._sharding import match_varying_axes
 
 # Rounds written out at their own width, before the loop of the others. Compiled for an H100 at 16 x 16384 scores and
@@ -103,7 +103,7 @@ def play(scores, live, k, boost, reseed):
     while scores.shape[0] > k and len(played) < OPENING:
         half, order = scores.shape[0] // 2, None
         if reseed and played:
-            scores, order = _sorted(scores, live)
+            scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < live)
         byes = _at_least_0(2 * half - live)
         won, scores = match(*_sides(scores), _sides(seeds[: 2 * half]), byes, half, boost)
         if not reseed:  # a sort parts rounds by itself
@@ -184,7 +184,7 @@ def loop_up(scores, seeds, live, halves, boost, reseed, unroll=False):
         scores, live, wins, orders = carry
         half = halves[r]
         if reseed:
-            scores, order = _sorted(scores, live)
+            scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < live)
             orders = orders.at[r].set(order)
         byes = jnp.maximum(2 * half - live, 0)
         sides = seeds, _mirrored(seeds, half)
@@ -225,9 +225,3 @@ def _mirrored(x, half):
     width = x.shape[0]
     padded = jnp.pad(jnp.flip(x), width)
     return lax.dynamic_slice_in_dim(padded, 2 * (width - half), width)
-
-
-def _sorted(scores, live):
-    n = scores.shape[0]
-    order = seed_order(scores, lax.iota(jnp.int32, n) < live)
-    return reordered(scores, order, ranks(order, n, n)), order

@@ -21,35 +21,50 @@ def _canonical(scores):
 
 
 def _sort(scores, live):
-    """The indices `(n,)` of `scores` `(n,)` from best to worst, rows that are not `live` last.
+    """The indices `(n,)` of `scores` `(n,)` from best to worst, rows not `live` last, and the scores in that order.
 
     The bits of a float, read as an integer, are in the order of the floats once the negative ones are
-    turned about. Integers leave room for a key below every score, -inf included, for the dead rows.
+    turned about. Integers leave room for a key below every score, -inf included, for the dead rows. A sorted key gives
+    its score back without a gather; a dead row counts 0 there.
     """
     bits_dtype = jnp.dtype(f"int{8 * scores.dtype.itemsize}")
-    largest = jnp.iinfo(bits_dtype).max
+    dead = jnp.iinfo(bits_dtype).max
     bits = lax.bitcast_convert_type(_canonical(scores), bits_dtype)
-    ascending = jnp.where(bits < 0, bits ^ largest, bits)
-    key = ~ascending if live is None else jnp.where(live, ~ascending, largest)
+    key = ~_turned(bits) if live is None else jnp.where(live, ~_turned(bits), dead)
     index = lax.iota(jnp.int32, scores.shape[0])
     if key.dtype.itemsize == 8 or _enable_x64 is None:
-        return lax.sort((key, index), num_keys=1, is_stable=True)[1]
-    # Key above, index below in one 64-bit integer: a sort of one operand, which XLA runs 6 to 9 times
-    # faster on CPU than one of two. No two are equal, so it need not be stable, and a GPU sorts no index beside it.
-    # (The 32 is widened as an array: a literal of 64 bits would be cut to 32 when the user's setting is back in
-    # force, at lowering.)
-    key = key.astype(jnp.int32)
+        key, order = lax.sort((key, index), num_keys=1, is_stable=True)
+    else:
+        key, order = _sort_packed(key.astype(jnp.int32), index)
+    ranked = lax.bitcast_convert_type(_turned(~key.astype(bits_dtype)), scores.dtype)
+    return order, ranked if live is None else jnp.where(key == dead, 0, ranked)
+
+
+def _turned(bits):
+    """Negative floats' bits turned about, and turned back."""
+    return jnp.where(bits < 0, bits ^ jnp.iinfo(bits.dtype).max, bits)
+
+
+def _sort_packed(key, index):
+    """`key` and `index` `(n,)` int32, sorted by both: key above, index below in one 64-bit integer.
+
+    XLA sorts one operand 6 to 9 times faster on CPU than two. No two are equal, so the sort need not be stable, and a
+    GPU sorts no index beside it.
+    """
+    # The 32 is widened as an array: a literal of 64 bits would be cut to 32 when the user's setting is back in force,
+    # at lowering.
     with _enable_x64(True):
         high, low, shift = (
             lax.convert_element_type(x, jnp.int64) for x in (key, index, jnp.full_like(key, 32))
         )
         packed = lax.sort(lax.bitwise_or(lax.shift_left(high, shift), low), is_stable=False)
-        return lax.convert_element_type(packed, jnp.int32)  # keeps the lower half
+        key = lax.convert_element_type(lax.shift_right_arithmetic(packed, shift), jnp.int32)
+        return key, lax.convert_element_type(packed, jnp.int32)  # keeps the lower half
 
 
 # The permutation is piecewise constant in the scores: its derivative is 0 wherever it exists. The custom_vjp
 # says so to reverse mode. Forward mode has no such rule; it never asks for one, because `seed_order` passes the
-# scores through `stop_gradient`, so that they carry no tangent.
+# scores through `stop_gradient`, so that they carry no tangent. `_reorder.by_seed` differentiates the sorted scores.
 _permutation = jax.custom_vjp(_sort)
 _permutation.defvjp(
     lambda scores, live: (_sort(scores, live), scores),
@@ -58,15 +73,18 @@ _permutation.defvjp(
 
 
 def seed_order(scores, live=None, best=None):
-    """The candidates' indices by seed: `(n,)` scores to `(best,)` int32, seed 0 (the best score) first.
+    """The candidates' indices by seed, `(n,)` scores to `(best,)` int32, and their scores `(best,)`, as constants.
 
-    Ties go to the lower index, NaN ranks above inf, and -0.0 ties with 0.0, as for `lax.top_k`. Rows
-    where `live`, `(n,)` boolean, is False come last. `best=None` stands for all n.
+    Seed 0 has the best score. Ties go to the lower index, NaN ranks above inf, and -0.0 ties with 0.0, as for
+    `lax.top_k`. Rows where `live`, `(n,)` boolean, is False come last. `best=None` stands for all n. The scores are in
+    float32 at least.
     """
     scores = lax.stop_gradient(scores).astype(accumulation_dtype(scores.dtype))
     if best is None or best == scores.shape[0] or live is not None:
-        return _permutation(scores, live)[:best]
-    return lax.top_k(_canonical(scores), best)[1]
+        order, ranked = _permutation(scores, live)
+        return order[:best], ranked[:best]
+    ranked, order = lax.top_k(_canonical(scores), best)
+    return order, ranked
 
 
 def permuted(x, order):

@@ -14,8 +14,8 @@ from shtopk._boost import Boost, Relative, offset
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype, narrowed
 from shtopk._pytree import pytree
-from shtopk._reorder import reordered
-from shtopk._seeding import filled, permuted, ranks, seed_order
+from shtopk._reorder import by_seed
+from shtopk._seeding import filled, permuted, ranks
 
 Payload = TypeVar("Payload")  # an array or a pytree of arrays: what goes in comes out, with k rows for n
 
@@ -361,11 +361,9 @@ def seeded(entry, n, candidates):
     each of n candidates `(n,)`, e for one that does not enter.
     """
     scores, where, indices = entry
-    order = seed_order(scores, where, candidates)
+    ranked, order, rank = by_seed(scores, where, candidates)
     entrants = order.shape[0]
     live = entrants if where is None else jnp.minimum(jnp.sum(where, dtype=jnp.int32), entrants)
-    rank = ranks(order, scores.shape[0], entrants)
-    ranked = reordered(scores.astype(accumulation_dtype(scores.dtype)), order, rank)
     if indices is not None:
         order = permuted(indices, order)
         rank = ranks(order, n, entrants)

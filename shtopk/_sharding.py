@@ -95,7 +95,7 @@ class Split(NamedTuple):
         """
         entry, rows = Entry(scores, where, None), scores.shape[0]
         if candidates is not None and candidates < rows:
-            best = seed_order(scores, where, candidates)
+            best, _ = seed_order(scores, where, candidates)
             indices = best + lax.axis_index(self.axis_name) * rows
             entry = Entry(scores[best], None if where is None else where[best], indices)
         return jax.tree.map(lambda x: lax.all_gather(x, self.axis_name, tiled=True), entry)

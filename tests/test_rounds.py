@@ -14,19 +14,23 @@ from shtopk._seeding import seed_order
 def test_seeds_by_hand():
     nan, inf = jnp.nan, jnp.inf
     scores = jnp.array([0.0, -inf, nan, 2.0, inf, -0.0, -nan, 2.0, -1.0])
-    assert seed_order(scores).tolist() == [2, 6, 4, 3, 7, 0, 5, 8, 1]
-    assert seed_order(scores, best=4).tolist() == [2, 6, 4, 3]
+    assert seed_order(scores)[0].tolist() == [2, 6, 4, 3, 7, 0, 5, 8, 1]
+    assert seed_order(scores, best=4)[0].tolist() == [2, 6, 4, 3]
     live = jnp.array([True, True, False, True, False, True, True, True, True])
-    assert seed_order(scores, live).tolist() == [6, 3, 7, 0, 5, 8, 1, 2, 4]
+    order, ranked = seed_order(scores, live)
+    assert order.tolist() == [6, 3, 7, 0, 5, 8, 1, 2, 4]
+    np.testing.assert_array_equal(ranked, [nan, 2, 2, 0, 0, -1, -inf, 0, 0])  # the rows that are not live: 0
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_seeds_are_a_stable_descending_sort(dtype):
     scores = jnp.asarray(np.random.default_rng(0).normal(size=500).round(1), dtype)
-    np.testing.assert_array_equal(
-        seed_order(scores), np.argsort(-np.asarray(scores, np.float64), kind="stable")
-    )
-    np.testing.assert_array_equal(seed_order(scores, best=40), seed_order(scores)[:40])
+    wide = np.asarray(scores, np.float64)
+    expected = np.argsort(-wide, kind="stable")
+    for best in (None, 40):
+        order, ranked = seed_order(scores, best=best)
+        np.testing.assert_array_equal(order, expected[:best])
+        np.testing.assert_array_equal(ranked, wide[expected[:best]])
 
 
 @pytest.mark.parametrize(
