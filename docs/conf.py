@@ -42,6 +42,8 @@ napoleon_use_ivar = True
 napoleon_attr_annotations = False  # docstrings say shapes, which is more
 default_role = "code"  # docstrings are plain text with code in backticks
 
+highlight_options = {"python": {"stripnl": True}}  # a piece of a file ends in blank lines
+
 html_theme = "furo"
 html_title = f"shtopk {release}"
 html_static_path = ["_static"]
@@ -59,7 +61,9 @@ def every_public_name_is_documented(app, env):
         raise ValueError(f"docs/api.md leaves out {', '.join(missing)}")
 
 
-def array_like_by_name(app, what, name, thing, options, signature, returns):
+def plain_signature(app, what, name, thing, options, signature, returns):
+    if name == "shtopk.Boost":
+        return "", returns  # a protocol is not called; its `__call__` says what is
     # `jax.typing.ArrayLike` is a union of eight types, which is how a signature has it.
     return signature and re.sub(
         r"~?[\w.]+\.Array \| ~?numpy\.ndarray.*?complex", "ArrayLike", signature
@@ -67,5 +71,5 @@ def array_like_by_name(app, what, name, thing, options, signature, returns):
 
 
 def setup(app):
-    app.connect("autodoc-process-signature", array_like_by_name)
+    app.connect("autodoc-process-signature", plain_signature)
     app.connect("env-check-consistency", every_public_name_is_documented)

@@ -93,7 +93,7 @@ def table(result):
 def headline(results):
     """The recipe in its three forms beside the best of the peers, a line a task; ± is one standard error over seeds."""
     yield "| task | recipe, by the mask | by drawn slots | by plain slots | best peer | its score | failed seeds |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    yield "| --- | ---: | ---: | ---: | --- | ---: | ---: |"
     for name, result in results.items():
         rows = {s["method"]: s for s in summary(result)}
         peer = max((s for s in rows.values() if s["method"] not in OURS), key=lambda s: s["mean"])
@@ -120,9 +120,9 @@ def text(results):
 
 def figure(results, path):
     """Score at hard evaluation over training, the mean of the seeds: a panel a task, lines named at their ends."""
-    across = 3
+    across = 2
     down = -(-len(results) // across)
-    fig, axes = plt.subplots(down, across, figsize=(14, 3.6 * down), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(down, across, figsize=(10.5, 3.2 * down), squeeze=False, layout="constrained")
     for ax in axes.flat[len(results) :]:
         ax.set_axis_off()
     for ax, (name, result) in zip(axes.flat, results.items(), strict=False):
@@ -142,12 +142,12 @@ def figure(results, path):
                 (1.01, height),
                 xycoords=("axes fraction", "data"),
                 color=ends[method][1],
-                fontsize=8,
+                fontsize=9,
                 va="center",
             )
         ax.set(title=name, xlabel="steps", ylabel="score at hard evaluation")
         ax.spines[["top", "right"]].set_visible(False)
-    fig.savefig(path, dpi=80)
+    fig.savefig(path, dpi=110)
     plt.close(fig)
 
 

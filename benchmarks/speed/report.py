@@ -108,7 +108,7 @@ def figure(rows, path):
     ks = [k for k in ks if k in (2, 16, 128, 1024)] or ks
     modes = ("forward", "gradient in both")
     fig, axes = plt.subplots(
-        2, len(ks), figsize=(3 * len(ks) + 1, 6.5), sharex=True, sharey="row", squeeze=False
+        2, len(ks), figsize=(2.4 * len(ks) + 1, 6.5), sharex=True, sharey="row", squeeze=False
     )
     for line, mode in zip(axes, modes, strict=True):
         for axis, k in zip(line, ks, strict=True):
@@ -119,7 +119,7 @@ def figure(rows, path):
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.tight_layout(rect=(0, 0, 1, 0.9))
     fig.legend(handles, labels, loc="upper center", ncols=4, fontsize=9, frameon=False)
-    fig.savefig(path, dpi=130)
+    fig.savefig(path, dpi=150)
     plt.close(fig)
 
 

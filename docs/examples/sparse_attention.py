@@ -198,7 +198,8 @@ def draw_picture(rows, shares, k, path):
     left.set(xlabel=f"keys read by a query, of {LENGTH}", ylabel="held-out perplexity of a character")
     left.set_xscale("log", base=2)
     left.set_xticks(ks, ks)
-    left.legend(frameon=False)
+    left.margins(y=0.2)  # room for the legend
+    left.legend(frameon=False, loc="upper right", ncols=2)
     for layer, heads in enumerate(shares):
         for head, share in enumerate(heads):
             right.plot(share, label=f"layer {layer + 1}, head {head + 1}", lw=1.5)
