@@ -1,4 +1,4 @@
-"""Seeding: who is the best, the second best, and so on. A sort, and its derivative, which is zero."""
+"""Seeding: the order of the candidates from best to worst. A sort, whose derivative is zero."""
 
 from functools import partial
 
@@ -8,8 +8,8 @@ from jax import lax
 
 from shtopk._precision import accumulation_dtype
 
-# 64-bit integers for the block it encloses, whatever the user's setting. JAX before 0.8 has it elsewhere, and
-# lowers such a block wrongly.
+# Enables 64-bit integers in a block, whatever the user's setting. JAX before 0.8 has it in another module, and lowers
+# such a block wrongly.
 _enable_x64 = getattr(jax, "enable_x64", None)
 
 
@@ -23,8 +23,8 @@ def _canonical(scores):
 def _sort(scores, live):
     """The indices `(n,)` of `scores` `(n,)` from best to worst, rows that are not `live` last.
 
-    The bits of a float, read as an integer, are in the order of the floats once the negative ones are
-    turned about. Integers leave room for a key below every score, -inf included, for the dead rows.
+    The bits of a float, read as an integer, are in the order of the floats once the negative ones are reversed.
+    Integers leave room for a key below every score, -inf included, for the rows that are not live.
     """
     bits_dtype = jnp.dtype(f"int{8 * scores.dtype.itemsize}")
     largest = jnp.iinfo(bits_dtype).max
@@ -47,9 +47,9 @@ def _sort(scores, live):
         return lax.convert_element_type(packed, jnp.int32)  # keeps the lower half
 
 
-# The permutation is piecewise constant in the scores: its derivative is 0 wherever it exists. The custom_vjp
-# says so to reverse mode. Forward mode has no such rule; it never asks for one, because `seed_order` passes the
-# scores through `stop_gradient`, so that they carry no tangent.
+# The permutation is piecewise constant in the scores: its derivative is 0 wherever it exists. The custom_vjp is the
+# rule for reverse mode. Forward mode needs none, because `seed_order` passes the scores through `stop_gradient`, so
+# they carry no tangent.
 _permutation = jax.custom_vjp(_sort)
 _permutation.defvjp(
     lambda scores, live: (_sort(scores, live), scores),
