@@ -20,7 +20,7 @@ def _array(name, value):
 
 
 def _is_arraylike(value):
-    """Whether `jax.numpy` accepts `value` as an array, objects with `__jax_array__` included (parameters of modules)."""
+    """Whether `jax.numpy` accepts `value` as an array: also an object with `__jax_array__`, as modules' parameters."""
     if isinstance(value, (np.ndarray, np.generic)):
         return value.dtype.kind not in "OSUMm"  # objects, strings and dates
     return isinstance(value, (jax.Array, float, int, complex)) or hasattr(value, "__jax_array__")

@@ -119,7 +119,7 @@ def _within(k, most):
 
 
 def _of_one_row(scores, where, boost, reseed, candidates, devices):
-    """The mask of one row of scores `(n,)` as a function of a traced k, and the largest k. Every round is in the loop."""
+    """The mask of one row of scores `(n,)` as a function of a traced k, and the largest k. All rounds are looped."""
     rows = scores.shape[0]
     n = rows * devices.size
     ranked, live, order, rank = seeded(devices.enter(scores, where, candidates), n, candidates)
