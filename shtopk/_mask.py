@@ -110,7 +110,7 @@ def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, axis_
 
 
 def _within(k, most):
-    """k as int32, or in float32 at least if it is real; 0 in place of a number out of range."""
+    """k as int32, or in float32 at least if it is real; 0 instead of a number out of range."""
     if jnp.issubdtype(k.dtype, jnp.floating):
         k = k.astype(accumulation_dtype(k.dtype))
         return jnp.where((k >= 1) & (k <= most), k, 0)

@@ -49,8 +49,8 @@ def anneal(
       progress: scalar, plain or traced, from 0 at the start of the training to 1 at its end. A traced value is clipped
         to [0, 1].
       key: a key of `jax.random`, a new one for each step; None for no noise.
-      where: boolean, broadcastable to `(..., n)`; True = takes part. Other scores, and infinite or NaN scores, do not
-        count in mean and spread. Pass `where` to `topk` or `topk_mask` as well.
+      where: boolean, broadcastable to `(..., n)`; True = takes part. Scores outside `where`, and infinite or NaN
+        scores, do not count in mean and spread. Pass `where` to `topk` or `topk_mask` as well.
       axis_name: a mesh axis (or a tuple of names) over which the batch or n is split, inside `jax.shard_map`. Mean and
         spread are then those of all devices, and each device draws its own noise.
       noise: scalar, the standard deviation of the noise at progress 0, in units of the spread.
