@@ -1,6 +1,6 @@
 """Write the README's figures from the results files: `python -m benchmarks.readme`.
 
-In README.md what stands between `<!-- results: NAME -->` and `<!-- end -->` is what the function NAME here returns.
+In README.md the function NAME writes the text between `<!-- results: NAME -->` and `<!-- end -->`.
 """
 
 import json
@@ -16,7 +16,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 REGION = re.compile(r"(<!-- results: (\w+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 HARDEST = (16384, 2)  # n and k of the quality sentence: the paper's longest tournament
-# A peer by its names in the speed benchmark and among the compiled; ours has no time of its own, as times are ratios.
+# Each peer with its name in the speed benchmark and in the compiled one; `topk` has no time, because times are ratios.
 PEERS = {
     "`shtopk.topk`": (None, "default"),
     "plain port": ("plain port", "plain port"),
@@ -31,7 +31,7 @@ LEARNING = {
 
 
 def read(name):
-    """The results file of that name; None if it was not measured yet."""
+    """The results file `name`; None if it does not exist yet."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -49,9 +49,10 @@ def quality():
     ours = {(row["n"], row["k"]): row["methods"]["default"]["nccs"][0] for row in rows}
     (published,) = (row["published"] for row in rows if (row["n"], row["k"]) == HARDEST)
     return (
-        f"\nIn the paper's longest tournament, n = {n} and k = {k}, `topk` has {ours[n, k]:.3f}. The published figures "
-        f"are {published['power'][0]:.3f} for the\ntournament and {published['iterative'][0]:.3f} for the iterative "
-        f"operator. The lowest nCCS of `topk` in the paper's {len(rows)} sizes is {min(ours.values()):.3f}."
+        f"\nIn the paper's longest tournament, n = {n} and k = {k}, `topk` has an nCCS of {ours[n, k]:.3f}. The "
+        f"published figures are {published['power'][0]:.3f}\nfor the tournament and {published['iterative'][0]:.3f} "
+        f"for the iterative operator. Over the paper's {len(rows)} sizes, the lowest nCCS of `topk` is "
+        f"{min(ours.values()):.3f}."
     )
 
 
@@ -60,9 +61,9 @@ def speed():
     results, compiled = read("speed"), read("compiled-h100")
     cells = summary.large(results["rows"])
     parts = [[row for row in cells if row["k"] < 256], [row for row in cells if row["k"] >= 256]]
-    # What is the default now had a name of its own before it was.
+    # The present default had this name while another was the default.
     ours = "shtopk, sort once" if "shtopk, sort once" in cells[0]["methods"] else "shtopk"
-    head, lines = ["`topk` beside", "CPU, k < 256", "CPU, k ≥ 256"], []
+    head, lines = ["`topk` compared with", "CPU, k < 256", "CPU, k ≥ 256"], []
     if compiled:
         head += [f"H100 kernels, forward / gradient: n = 16384, k = {k}, d = 32" for k in (2, 256)]
     for peer, (timed, way) in PEERS.items():
@@ -74,7 +75,7 @@ def speed():
 
 
 def times(rows, ours, theirs):
-    """How many times faster or slower a training step is than theirs, from the lowest to the highest."""
+    """How many times faster or slower a training step of `ours` is than one of `theirs`, lowest to highest."""
     if theirs is None:
         return None
     found = sorted(ratio for ratio, _ in summary.ratios(rows, ours, theirs, summary.STEP))
@@ -91,7 +92,7 @@ def two_digits(number):
 
 
 def kernels(rows, way, k):
-    """Launches, forward / gradient."""
+    """The kernels launched, forward / gradient."""
     found = {row["mode"]: row["launches"] for row in rows if where(row) == (way, 16, 16384, k, 32)}
     return f"{found['forward']} / {found['gradient']}" if found else None
 
@@ -116,7 +117,7 @@ def learning():
 
 
 def rendered(text):
-    """`text` with every region written anew."""
+    """`text` with every region rendered from the results."""
     parts = {part.__name__: part for part in (quality, speed, learning)}
     return REGION.sub(lambda match: match[1] + parts[match[2]]() + match[4], text)
 

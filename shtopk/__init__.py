@@ -9,7 +9,7 @@ Pick k of n rows by their scores, and learn the scores by gradient descent:
 >>> shtopk.topk(embeddings, scores, 8).embeddings.shape
 (2, 8, 16)
 
-The result has a gradient in the embeddings, in the scores and in the numbers of the boost:
+The result has a gradient with respect to the embeddings, the scores and the numbers of the boost:
 
 >>> def loss(scores, sharpness):
 ...     return jnp.mean(shtopk.topk(embeddings, scores, 8, boost=shtopk.Relative(sharpness)).embeddings[..., 1])

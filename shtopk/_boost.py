@@ -1,6 +1,6 @@
-"""Boosts: how much of a match its better-seeded side takes. `Boost` says how one is called.
+"""Boosts: the weight of the better-seeded side of each match. `Boost` defines the arguments and the result.
 
-Each boost here is a pytree whose leaves are its numbers: changing them compiles nothing.
+Each boost here is a pytree whose leaves are its numbers, so new numbers compile nothing.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from jax import lax
 from shtopk import _checks
 from shtopk._pytree import pytree
 
-# Ratios of gaps are held below this: far past saturation for any useful sharpness, far from overflow.
+# Ratios of gaps are clipped to this: far past saturation for any useful sharpness, far from overflow.
 _WIDEST_RATIO = 1e6
-# A gap within so many roundings of its match's larger score is what is left of a tie after a few rounds.
+# A gap within this many roundings of the larger score of its match is a tie, split by the rounding of a few rounds.
 _ROUNDINGS = 4
-# A round whose quantile is wider than so many spreads of its better scores spans clusters, or padding.
+# A round whose quantile is wider than this many spreads of its better scores spans clusters, or padding.
 _CLUSTERS = 100
-# Between two gaps this far apart, one of an outlier and one of the others, there is nothing to interpolate.
+# If one gap is this many times as wide as the next one, it is that of an outlier: do not interpolate between the two.
 _ABYSS = 1e4
 
 
@@ -38,12 +38,12 @@ class Boost(Protocol):
     """
 
     def __call__(self, high: jax.Array, low: jax.Array, where: jax.Array, /) -> jax.Array:
-        """The weights of the better sides in one round of h matches.
+        """Return the weights of the better sides in one round of h matches.
 
         Args:
           high: `(h,)` floating and finite, the scores of the better-seeded sides, best seed first.
           low: `(h,)`, the scores of their opponents, so that `high - low` comes widest first.
-          where: `(h,)` boolean, True for matches that are played; these stand side by side.
+          where: `(h,)` boolean, True for the matches that are played, which are contiguous.
 
         Returns:
           `(h,)` in [0, 1]. Entries outside `where` are ignored.
@@ -52,20 +52,21 @@ class Boost(Protocol):
 
 
 def win_weights(boost, high, low, where, seeds, first, half):
-    """The weights of `high` in a round's matches, of which `first` to `half - 1` are played, and contested `where`.
+    """The weights of `high` in a round; matches `first` to `half - 1` are played, and `where` marks the contested ones.
 
-    `seeds` are the two sides' scores if the better seed had won every match before.
+    `seeds` has the scores of the two sides if the better seed had won every earlier match.
     """
-    if isinstance(boost, Relative):  # reads gaps by position: what is known when tracing becomes a slice
+    if isinstance(boost, Relative):  # reads gaps by position: a static position becomes a slice
         return boost.win(high, low, where, boost.unit(seeds[0], seeds[1], first, half - first))
     return _checks.win_weights(boost(jnp.where(where, high, 0), jnp.where(where, low, 0), where), high)
 
 
 def offset(boost, ranked, last):
-    """What to subtract from the scores `ranked` `(n,)`, best first, before the tournament: a scalar.
+    """The number to subtract from the scores `ranked` `(n,)`, best first, before the tournament: a scalar.
 
-    The score at position `last`, the worst of the k best. A difference of two floats of a size is exact, so that
-    scores far from 0 keep the digits that tell them apart. 0 if it is not finite, or if a boost reads more than gaps.
+    This is the score at position `last`, the worst of the k best. The difference of two floats of similar size is
+    exact, so scores far from 0 keep the digits in which they differ. The result is 0 if that score is not finite, or if
+    the boost reads more than gaps.
     """
     if not getattr(boost, "shift_free", False):
         return jnp.zeros((), ranked.dtype)
@@ -74,7 +75,7 @@ def offset(boost, ranked, last):
 
 
 def _at(x, index):
-    """`x[index]`, a scalar; the nearest entry if there is none."""
+    """`x[index]`, a scalar; the nearest entry if `index` is out of range."""
     if isinstance(index, int):
         return x[min(max(index, 0), x.shape[0] - 1)]
     return lax.dynamic_index_in_dim(x, jnp.clip(index, 0, x.shape[0] - 1), keepdims=False)
@@ -82,12 +83,12 @@ def _at(x, index):
 
 def half_gap(high, low):
     """`(high - low) / 2`."""
-    # Half of each first: the difference of two finite scores may overflow, half of it cannot.
+    # Halve each score first: the difference of two finite scores may overflow, half of it cannot.
     return 0.5 * high - 0.5 * low
 
 
 def _sharpness(name, value, dtype):
-    # An infinite sharpness is held within the range, so that a tie stays a tie: infinity times 0 is NaN.
+    # An infinite sharpness is clipped, so that a tie stays a tie: infinity times 0 is NaN.
     most = float(jnp.finfo(dtype).max) ** 0.5
     return jnp.clip(_checks.number(name, value, dtype), -most, most)
 
@@ -140,8 +141,8 @@ class Power:
         limit = float(jnp.finfo(high.dtype).max)
         high = jnp.clip(high * log_base, -limit, limit)
         low = jnp.clip(low * log_base, -limit, limit)
-        # Above exp(60) the sigmoid is 0, 1 or (in a tie) 1/2 whatever the scale. So both powers are brought
-        # down to it together, which leaves no inf - inf, and are held constant, as the sigmoid there is.
+        # Above exp(60) the sigmoid is 0, 1 or (in a tie) 1/2 whatever the scale. So both powers are scaled down to
+        # exp(60) together, which avoids inf - inf, and are constant under differentiation, as the sigmoid is there.
         excess = jnp.maximum(jnp.maximum(high, low) - 60, 0)
         power_gap = jnp.exp(high - excess) - jnp.exp(low - excess)
         return jax.nn.sigmoid(jnp.where(excess > 0, lax.stop_gradient(power_gap), power_gap))
@@ -157,14 +158,14 @@ class Relative:
     by a positive number, or if a number is added to all of them, the weights stay the same.
 
     A round may span clusters. For example, most of its matches may be between rows and finite padding, and the quantile
-    is then the distance to the padding. So there is a second unit: the spread of the better sides between an eighth
-    and a half of the way down. If the gap at the quantile is wider than 100 times this spread, the spread is `g`, and
-    matches across clusters are decided outright. And where one neighbour of the quantile is 1e4 times as wide as the
-    other, as beside an outlier, the narrower one is `g`.
+    is then the distance to the padding. So there is a second unit: the spread of the better sides between an eighth and
+    a half of the way down. If the gap at the quantile is wider than 100 times this spread, the spread is `g`, and
+    matches across clusters are decided outright. If one of the two gaps next to the quantile is 1e4 times as wide as
+    the other, as next to an outlier, the narrower gap is `g`.
 
-    In a tournament the gaps are those of the round if the better seed had won every match before. They come widest
-    first, and do not depend on the sharpness. A gap within 4 roundings of the larger score of its match is a tie. If
-    `g` is 0, tied scores share evenly, and every other match is decided outright.
+    In a tournament the gaps are those of the round if the better seed had won every earlier match. These gaps come
+    widest first, and do not depend on the sharpness. A gap within 4 roundings of the larger score of its match is a
+    tie. If `g` is 0, tied scores share evenly, and every other match is decided outright.
 
     Attributes:
       sharpness: `C >= 0`, scalar, without unit. Increase it during training to go from soft to hard.
@@ -187,12 +188,12 @@ class Relative:
         return self.win(high, low, where, self.unit(high, low, first, jnp.sum(where, dtype=jnp.int32)))
 
     def win(self, high, low, where, unit):
-        """The weights `(h,)` of `high` for half a unit, a scalar; 1/2 where the match is not contested."""
+        """The weights `(h,)` of `high`, given half the unit, a scalar; 1/2 where the match is not contested."""
         gap = jnp.where(where, half_gap(high, low), 0)
         size, larger = jnp.maximum(unit, jnp.abs(gap)), 0.5 * jnp.maximum(jnp.abs(high), jnp.abs(low))
         tie = size <= _ROUNDINGS * float(jnp.finfo(gap.dtype).eps) * larger
-        # A unit far below this match's own gap saturates the sigmoid anyway. In a tie any unit gives w = 1/2,
-        # and the larger score, or 1 for one below the range of normal numbers, keeps the gradient tame.
+        # A unit far below the gap of the match saturates the sigmoid anyway. In a tie any unit gives w = 1/2. The
+        # larger score as unit, or 1 if that is below the range of normal numbers, keeps the gradient moderate.
         unit = jnp.where(tie, larger, jnp.maximum(unit, size / _WIDEST_RATIO))
         unit = lax.stop_gradient(jnp.where(unit > float(jnp.finfo(gap.dtype).tiny) * 2**24, unit, 1))
         return jax.nn.sigmoid(_sharpness("Relative.sharpness", self.sharpness, gap.dtype) * (gap / unit))
@@ -202,7 +203,7 @@ class Relative:
         gaps, last = jnp.abs(half_gap(high, low)), first + count - 1
 
         def gap(depth):
-            """Half the gap so many matches above the narrowest."""
+            """Half the gap that is `depth` matches above the narrowest."""
             return _at(gaps, last - depth)
 
         quantile = jnp.clip(_checks.number("Relative.quantile", self.quantile, high.dtype), 0, 1)

@@ -1,4 +1,4 @@
-"""Every error a user can meet: each names the argument, the value and the remedy."""
+"""Every error about an argument. Each names the argument, the value and the remedy."""
 
 import operator
 from typing import Any
@@ -13,14 +13,14 @@ _MOST_CANDIDATES = 2**30  # the bracket's width, up to 2n, is counted in int32
 
 
 def _array(name, value):
-    """`value` as an array, under the rule of `jax.numpy`: arrays and scalars, no lists."""
+    """`value` as an array, if `jax.numpy` accepts it: arrays and scalars, no lists."""
     if not _is_arraylike(value):
         raise TypeError(f"{name} must be an array, got {_kind(value)}; convert it with jnp.asarray")
     return jnp.asarray(value)
 
 
 def _is_arraylike(value):
-    """What `jax.numpy` takes for an array: also what turns itself into one, as modules' parameters do."""
+    """Whether `jax.numpy` accepts `value` as an array: also an object with `__jax_array__`, as modules' parameters."""
     if isinstance(value, (np.ndarray, np.generic)):
         return value.dtype.kind not in "OSUMm"  # objects, strings and dates
     return isinstance(value, (jax.Array, float, int, complex)) or hasattr(value, "__jax_array__")
@@ -49,11 +49,11 @@ def scores(value):
             "scores must have shape (..., n), got a scalar of shape (); pass one score for each candidate"
         )
     if value.shape[-1] == 0:
-        raise ValueError(f"scores has shape {value.shape}, so n = 0: there is nothing to select from")
+        raise ValueError(f"scores has shape {value.shape}, so n = 0; pass at least one candidate")
     if not isinstance(value.shape[-1], int):
         raise ValueError(
             f"scores has shape {value.shape}, and n = {value.shape[-1]} must be a number when tracing, because "
-            "it sets the rounds; export with a symbolic batch alone, and pad n with where="
+            "it sets the number of rounds; export with a symbolic batch alone, pad n, and exclude padding with where="
         )
     if value.shape[-1] > _MOST_CANDIDATES:
         raise ValueError(
@@ -74,7 +74,7 @@ def embeddings(tree, lead, *, axis="n", name="embeddings", any_dtype=False):
         value = _array(label, value)
         if not any_dtype and not jnp.issubdtype(value.dtype, jnp.floating):
             raise TypeError(
-                f"{label} must be floating point, got dtype {value.dtype}, which has no mixtures; gather such "
+                f"{label} must be floating point, got dtype {value.dtype}, which cannot be averaged; gather such "
                 f"rows by the result's indices (TopK.indices), or cast with {name}.astype(jnp.float32)"
             )
         own = value.shape[: len(lead)]
@@ -103,7 +103,7 @@ def static_int(name, value, low, high, bounds):
     if isinstance(value, Tracer):
         remedy = f"mark it static (jax.jit(..., static_argnames='{name}')) or close over it"
         if name == "k":
-            remedy += "; a traced k has a home in shtopk.topk_mask"
+            remedy += "; for a traced k use shtopk.topk_mask"
         raise TypeError(f"{name} must be a static int, got a traced {value.aval}: {remedy}")
     try:
         if isinstance(value, (bool, np.bool_)):
@@ -115,7 +115,7 @@ def static_int(name, value, low, high, bounds):
             f"convert it with int({name})"
         ) from None
     if not low <= number <= high:
-        raise ValueError(f"{name} must satisfy {bounds}, got {name}={number}: {low} to {high} here")
+        raise ValueError(f"{name} must satisfy {bounds}, got {name}={number}; pass {low} to {high}")
     return number
 
 
@@ -125,14 +125,14 @@ def k(value, n):
 
 
 def is_real(value):
-    """Whether `value` is a number with a fraction that is known at trace time."""
+    """Whether `value` is a float that is known at trace time."""
     return isinstance(value, (float, np.floating))
 
 
 def real_k(value, n):
     """A real number of slots known at trace time, `1 <= k <= n`."""
     if not 1 <= value <= n:
-        raise ValueError(f"k must satisfy 1 <= k <= n, got k={value}: 1 to {n} here")
+        raise ValueError(f"k must satisfy 1 <= k <= n, got k={value}; pass 1 to {n}")
     return float(value)
 
 
@@ -171,7 +171,7 @@ def where(value, shape):
 
 
 def devices(axis_name):
-    """How many devices share the candidates: the size of the mesh axis, 1 for None."""
+    """The number of devices that share the candidates: the size of the mesh axis, 1 for None."""
     if axis_name is None:
         return 1
     try:
@@ -224,7 +224,7 @@ def draw(value, random_key, straight_through):
 
 
 def share(name, value, meaning):
-    """A scalar in [0, 1]; checked if it is a number, held within if it is traced."""
+    """A scalar in [0, 1]: a number is checked, a traced value is clipped."""
     value = bare_number(name, value)
     if jnp.ndim(value):
         raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(value)}; pass one number")
@@ -239,7 +239,9 @@ def sharpness_range(value):
         raise TypeError(f"sharpness must be a pair (first, last), got {value!r}; for instance (0.1, 100.0)")
     first, last = (bare_number("sharpness", number) for number in value)
     if not all(isinstance(x, Tracer) or jnp.ndim(x) or x > 0 for x in (first, last)):
-        raise ValueError(f"sharpness must be positive, first and last, got {value!r}; it grows by a factor")
+        raise ValueError(
+            f"sharpness must be positive, first and last, got {value!r}; for instance (0.1, 100.0)"
+        )
     return first, last
 
 
@@ -278,7 +280,7 @@ def flag(name, value):
 
 
 def boost(value) -> Any:  # a `Boost`, which is defined above this module
-    """Anything that can be called; its leaves, if it is a pytree of numbers, things that can be traced."""
+    """A callable. If it is a pytree of numbers, its leaves must be numbers or arrays."""
     if not callable(value) or isinstance(value, type):
         raise TypeError(
             f"boost must be callable as boost(high, low, where), got {value!r}; "
@@ -292,20 +294,20 @@ def boost(value) -> Any:  # a `Boost`, which is defined above this module
 
 
 def bare_number(name, value):
-    """A number as it stands, before it goes through `jit`, which names nobody in its errors."""
+    """A number, checked before it goes through `jit`, whose errors name no argument."""
     if not _is_arraylike(value):
         raise TypeError(f"{name} must be a number or an array, got {_kind(value)}; convert it with float")
     return jnp.asarray(value) if hasattr(value, "__jax_array__") else value
 
 
 def matches(high, low, where):
-    """What a boost is called with: the scores of a match's two sides, and which matches are live."""
+    """The arguments of a boost: the scores of the two sides of each match, and which matches are live."""
     return _floating("high", high), _floating("low", low), _array("where", where)
 
 
 def win_weights(value, like):
-    """What a boost returned, in the type and shape of the scores it was given."""
-    value = _array("what boost returns", value)
+    """The weights that a boost returned, in the dtype of the scores `like`, whose shape they must have."""
+    value = _array("the result of boost", value)
     if jnp.shape(value) != like.shape:
         raise ValueError(
             f"boost returned shape {jnp.shape(value)} for matches of shape {like.shape}; it must "

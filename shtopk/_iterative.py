@@ -23,9 +23,10 @@ def iterative_topk(
 ) -> TopK[Payload]:
     """Select k of n rows by a peaked softmax for each slot (Goyal et al. 2017), the baseline of the paper.
 
-    This is Algorithm 1 of Pietruszka et al. 2021. Step i finds the largest score `m` that is left. It gives row j a
-    weight `p_ij` proportional to `exp(-alpha * (v_j - m)^2)`, pools `E'_i = sum over j of p_ij * E_j`, and removes the
-    row of `m`. A removed row has a weight of exactly 0 in later steps. The paper overwrites its score with -10000.
+    This is Algorithm 1 of Pietruszka et al. 2021. Step i finds the largest remaining score `m`. It gives row j a weight
+    `p_ij` proportional to `exp(-alpha * (v_j - m)^2)`, pools `E'_i = sum over j of p_ij * E_j`, and removes the row of
+    `m`. A removed row has a weight of exactly 0 in later steps. The paper overwrites the score of this row with -10000
+    instead.
 
     Args:
       embeddings: `(..., n, *features)` floating, or a pytree of such arrays.
@@ -96,7 +97,7 @@ def _iterative_row(embeddings, scores, where, alpha, k, normalizer):
         pooled = jnp.tensordot(weights.astype(dtype), rows, 1, precision=lax.Precision.HIGHEST)
         return jnp.where(_column(live, pooled), pooled, 0).astype(leaf.dtype)
 
-    # 0 * inf is no part of a score: only rows with weight count.
+    # Rows of weight 0 do not count: 0 * inf is NaN.
     parts = jnp.where(weights == 0, 0, weights * jnp.where(everyone, v, 0)[None, :])
     slots = jnp.where(live, jnp.sum(parts, axis=-1), -jnp.inf)
     return TopK(jax.tree.map(pool, embeddings), narrowed(slots, scores.dtype), jnp.where(live, winners, n))
@@ -105,14 +106,14 @@ def _iterative_row(embeddings, scores, where, alpha, k, normalizer):
 def _peaked_softmax(v, left, winner, alpha, normalizer):
     """PEAKEDSOFTMAX(-(v - m)^2) over the rows `left` `(n,)`, lines 13 to 20 of Algorithm 1: `(n,)`."""
     m = v[winner]
-    # An infinite gap is a weight of 0 and two equal infinities a gap of 0, with no inf - inf.
+    # An infinite gap gives weight 0, and two equal infinities have a gap of 0, without inf - inf.
     near = left & ~(jnp.isinf(v) | jnp.isinf(m)) | left & (v == m)
     gap = jnp.where(near & (v != m), v - m, 0)
-    # Where a square would overflow, the weight is 0 for any alpha; held there, its derivative is, too.
+    # Where a square would overflow, the weight is 0 for any alpha. Clipped there, its derivative is 0 as well.
     limit = 0.5 * float(jnp.finfo(v.dtype).max) ** 0.5
     gap = jnp.clip(gap, -limit, limit)
     terms = jnp.where(near, jnp.exp(-alpha * gap**2), 0)
-    # The others' terms are added up by themselves: the sum of all, less the winner's, would cancel.
+    # Add up the terms of the other rows alone: the sum of all terms minus that of the winner would cancel.
     others = jnp.where(lax.iota(winner.dtype, v.shape[0]) == winner, 0, terms)
     total = jnp.sum(others if normalizer == "paper" else terms)
     return terms / jnp.where(jnp.any(left), total, 1)

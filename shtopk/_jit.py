@@ -1,4 +1,4 @@
-"""The one seam at which public functions are compiled."""
+"""The one place where public functions are compiled."""
 
 import functools
 from collections.abc import Callable
@@ -10,7 +10,8 @@ import jax
 def compiled(*static: str) -> Callable[[Callable], Callable[..., Any]]:
     """Decorate `function(*arrays, boost, **options)`: compiled once for each shape and value of `static` options.
 
-    Arrays (pytrees, too) and a boost's numbers are traced. Inside a user's own `jit` it melts into theirs.
+    Arrays (pytrees, too) and a boost's numbers are traced. Inside the user's own `jit` the call is compiled as a part
+    of it.
     """
 
     def decorate(function):
@@ -18,8 +19,8 @@ def compiled(*static: str) -> Callable[[Callable], Callable[..., Any]]:
 
         @functools.wraps(function)
         def call(*arguments, **options):
-            # A plain function as boost has no numbers to trace, and may close over values or tracers
-            # that change unseen: run as it stands, it is never answered from a stale cache.
+            # A plain function as boost has no numbers to trace, and may close over values or tracers that change.
+            # Without `jit` it is never answered from a stale cache.
             plain = any(callable(leaf) for leaf in jax.tree.leaves(arguments))
             return (function if plain else fast)(*arguments, **options)
 
@@ -29,7 +30,7 @@ def compiled(*static: str) -> Callable[[Callable], Callable[..., Any]]:
 
 
 def over_rows(row, axes):
-    """`row(*arrays)` of one row of scores, mapped over so many leading axes; arrays of size 1 there are shared."""
+    """`row(*arrays)`, for one row of scores, mapped over `axes` leading axes; an array of size 1 there is shared."""
     for _ in range(axes):
         row = over_axis(row)
     return row
@@ -49,7 +50,7 @@ def over_axis(f):
 
 
 def implementation(primitive, *static):
-    """What `primitive` does outside of a trace. It has no form that is not compiled, `jax.disable_jit()` or not."""
+    """The implementation of `primitive` outside of a trace: always compiled, even under `jax.disable_jit()`."""
     run = jax.jit(primitive.bind, static_argnames=static)
 
     def call(*operands, **params):

@@ -1,4 +1,4 @@
-"""The soft mask over the candidates, for a k that may be traced, and may be real."""
+"""The soft mask over the candidates, for a k that may be traced or real."""
 
 import math
 from typing import Any
@@ -39,8 +39,8 @@ def topk_mask(
       scores: `(..., n)` floating, larger is better.
       k: int, float, or array of shape (), `1 <= k <= n`. A traced k out of range gives a mask of NaN.
       boost, reseed, where: see `topk`.
-      candidates: static int, `k <= candidates <= n`. Only this many of the best scores enter. A traced k above it gives
-        a mask of NaN.
+      candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores. A
+        traced k above `candidates` gives a mask of NaN.
       log: if True, return the logarithm of the mask, to add to attention logits: -inf where the mask is 0. Its gradient
         is finite, and 0 where the mask is below 3e-31, which is 0 to any softmax.
       axis_name: the mesh axis over which n is split, inside `jax.shard_map`, see `topk`. `scores`, `where` and the mask
@@ -98,7 +98,7 @@ def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, axis_
         if jnp.issubdtype(k.dtype, jnp.integer):
             out = mask(slots)
         else:
-            # At k = n both sides are those of n - 1 and n: the derivative in k is that from below.
+            # At k = n, interpolate between n - 1 and n, so that the derivative in k is that from below.
             low = jnp.clip(slots.astype(jnp.int32), 1, max(1, most - 1))
             part = (slots - low.astype(slots.dtype)).astype(accumulation_dtype(scores.dtype))
             lower, upper = jax.vmap(mask)(jnp.stack([low, jnp.minimum(low + 1, most)]))
@@ -110,16 +110,16 @@ def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, axis_
 
 
 def _within(k, most):
-    """k as int32, or in float32 at least if it is real; 0 in place of a number out of range."""
+    """k as int32, or in float32 at least if it is real; 0 instead of a number out of range."""
     if jnp.issubdtype(k.dtype, jnp.floating):
         k = k.astype(accumulation_dtype(k.dtype))
         return jnp.where((k >= 1) & (k <= most), k, 0)
-    # Before the cast, in which a larger number would wrap into the range.
+    # Check before the cast, which could wrap a larger number into the range.
     return jnp.where((k >= 1) & (k <= min(most, jnp.iinfo(k.dtype).max)), k, 0).astype(jnp.int32)
 
 
 def _of_one_row(scores, where, boost, reseed, candidates, devices):
-    """The mask of one row of scores `(n,)` as a function of a traced k, and the largest k: every round in the loop."""
+    """The mask of one row of scores `(n,)` as a function of a traced k, and the largest k. All rounds are looped."""
     rows = scores.shape[0]
     n = rows * devices.size
     ranked, live, order, rank = seeded(devices.enter(scores, where, candidates), n, candidates)
@@ -127,9 +127,9 @@ def _of_one_row(scores, where, boost, reseed, candidates, devices):
 
     def mask(k):
         scores = centred(ranked, offset(boost, ranked, jnp.minimum(k, live) - 1))
-        # Survivors of each round: k * 2^r, down to k. Rounds with more than `most` to survive change nothing;
-        # theirs is cut to that before it can overflow. With byes, the places of a bracket that is sorted again
-        # reach beyond `most`.
+        # Survivors of each round: k * 2^r, down to k. Rounds with more than `most` survivors change nothing; their
+        # number is cut to `most` before it can overflow. With byes, the places of a bracket that is sorted again go
+        # beyond `most`.
         places = 2 * most if reseed else most
         power = jnp.arange(max(1, _rounds.round_count(most, 1)), dtype=jnp.int32)[::-1]
         idle, halves = k > (most >> power), k << power

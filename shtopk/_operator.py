@@ -25,9 +25,9 @@ class TopK(NamedTuple, Generic[Payload]):
       embeddings: a pytree like the embeddings given, each leaf `(..., k, *features)` in its own dtype; zeros in a
         surplus slot.
       scores: `(..., k)` in the dtype of the scores given; -inf for a surplus slot.
-      indices: `(..., k)` int32, one of the n rows for each slot. From `topk` it is the champion, which is the member
-        with the largest weight, or with `draw` the drawn member; from `hard_topk` the chosen row; from `iterative_topk`
-        the row with the largest score left. n for a surplus slot.
+      indices: `(..., k)` int32, the index of one row for each slot; n for a surplus slot. From `topk` the row is the
+        champion (the member with the largest weight), or with `draw` the drawn member. From `hard_topk` it is the
+        chosen row, and from `iterative_topk` the row with the largest remaining score.
     """
 
     embeddings: Payload
@@ -53,11 +53,11 @@ def topk(
     """Select k of n rows by their scores, softly, so that the result has a gradient in the scores.
 
     This is the successive-halving top-k operator (Pietruszka et al. 2021, Algorithm 2). It sorts the candidates and
-    plays `R = ceil(log2(n / k))` rounds. In each round the best candidate meets the worst, and the second best meets
+    plays `R = ceil(log2(n / k))` rounds. In each round the best candidate plays the worst, and the second best plays
     the second worst. With `w = boost(high, low, where)` the two sides become one, `w * high + (1 - w) * low`, in scores
-    and embeddings alike. The weight `m_i` of a candidate is the product of its match weights. The embeddings are
-    pooled once, `E'_s = sum over members i of slot s of m_i * E_i`. If n is not `k * 2^R`, the best seeds have a bye in
-    the first round.
+    and embeddings alike. The weight `m_i` of a candidate is the product of its match weights. The embeddings are pooled
+    once, `E'_s = sum over members i of slot s of m_i * E_i`. If n is not `k * 2^R`, the best seeds have a bye in the
+    first round.
 
     Args:
       embeddings: `(..., n, *features)` floating, or a pytree of such arrays. The leading axes are those of `scores`; an
@@ -65,25 +65,25 @@ def topk(
       scores: `(..., n)` floating, larger is better. Ties go to the lower index and share evenly. NaN ranks
         first, and its slot is NaN.
       k: static int, `1 <= k <= n`.
-      boost: decides how much of a match its better side takes (see `Boost`): `Relative`, which does not depend on the
-        scale of the scores, `Scaled`, `Power`, or your own function. The numbers of a pytree are traced, and new values
-        compile nothing. Outside of `jit`, a plain function is traced in every call.
-      reseed: if True, sort the survivors before every round, which is Algorithm 2 to the letter. If False, sort once,
-        at the start. That is faster and of the same quality.
+      boost: sets the weight of the better side of each match (see `Boost`): `Relative`, which does not depend on the
+        scale of the scores, `Scaled`, `Power`, or your own function. The numbers of a boost that is a pytree are
+        traced, and new values compile nothing. Outside of `jit`, a plain function is traced in every call.
+      reseed: if True, sort the survivors before every round, exactly as in Algorithm 2. If False, sort only once, at
+        the start, which is faster and has the same quality.
       where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus
         slots are rows of zeros with score -inf.
-      candidates: static int, `k <= candidates <= n`. Only this many of the best scores enter. The other rows get
-        weight and gradient exactly 0.
+      candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores. The
+        other rows get weight and gradient exactly 0.
       straight_through: if True, return the values of `hard_topk` with the gradient of the soft operator. Use it to
-        fine-tune a selection that works already. From the start of a training it learns next to nothing
+        fine-tune a selection that already works. Do not train from scratch with it: models then learn almost nothing
         (docs/training.md).
       draw: scalar t in [0, 1], plain or traced. Each slot moves from its mixture towards one member j, drawn by its
         weight: `(1 - t) * E'_s + t * E_j`, and its score likewise. At t = 1 each slot is a row of the embeddings. The
         mean over draws is the mixture. The weights get the gradient of the mixture; `embeddings` gets the gradient of
-        the values that were returned. Needs `key`, and excludes `straight_through`.
+        the values that were returned. `draw` needs `key`, and excludes `straight_through`.
       key: a key of `jax.random` for `draw`; with an `axis_name`, the same on all devices.
-      order: "score" returns the slots as the bracket has them, best first. "position" sorts them by `indices`, the
-        positions of their champions or drawn members in the input. Surplus slots come last.
+      order: "score" returns the slots in the order of the bracket, best first. "position" sorts the slots by `indices`,
+        the positions of their champions or drawn members in the input. Surplus slots come last.
       axis_name: the name of a mesh axis (or a tuple of names) over which n is split, inside `jax.shard_map`.
         `embeddings`, `scores` and `where` are then this device's share, of the same size on all devices. The devices
         exchange scores and masks in one all-gather, and `(k, *features)` in one sum. The result is that of the whole
@@ -188,7 +188,7 @@ def _topk(
         )
         soft = TopK(rows, slots, hard.indices)
     pooled = devices.total(soft.embeddings)
-    if draw is not None:  # a slot's score moves as its rows do
+    if draw is not None:  # the score of a slot moves as its row does
         slots = devices.total(sums(selection, scores[..., None]))[..., 0]
         soft = soft._replace(scores=jnp.where(soft.indices < selection.n, slots, lowest(slots.dtype)))
     pooled = jax.tree.map(lambda x, like: x.astype(like.dtype), pooled, embeddings)
@@ -196,7 +196,7 @@ def _topk(
 
 
 def _in_order_of_position(selection, chosen):
-    """The same selection of one row of scores, its slots in the order of their `chosen` rows `(k,)`, and those."""
+    """The selection of one row of scores, its slots sorted by their `chosen` rows `(k,)`, and the sorted `chosen`."""
     k, members = selection.indices.shape
     rank = jnp.argsort(chosen)
     new = ranks(rank, k, k)
@@ -215,7 +215,7 @@ def _hard(embeddings, scores, where, *, k, order):
 
 
 def _hard_rows(embeddings, entry, n, k, order, devices):
-    """The best k of the rows of n that enter: those held here, zeros for the others; all their scores and indices."""
+    """The best k of the n rows: this device's rows and zeros for the others, with the scores and indices of all k."""
 
     def row(embeddings, entry):
         best, _ = seed_order(entry.scores, entry.where, k)

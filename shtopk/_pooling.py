@@ -1,22 +1,22 @@
-"""Weighted pooling of the payload: three bilinear operations, each the others' derivative.
+"""Weighted pooling of the payload: three bilinear operations, each a derivative of the others.
 
-Slot s has members `indices[s, j]` with weights `weights[s, j]`, and row i stands at `places[i] = s * M + j`, or at
-k * M if it is in no slot. Write `E` for the payload `(n, d)` and `G` for anything of the slots' shape `(k, d)`. The
-three are
+Slot s has members `indices[s, j]` with weights `weights[s, j]`. Row i has the place `places[i] = s * M + j`, or k * M
+if it is in no slot. Write `E` for the payload `(n, d)` and `G` for any array of the shape of the slots, `(k, d)`. The
+three operations are
 
     pool(w, E)[s]    = sum_j w[s, j] * E[indices[s, j]]      (k, d)
     spread(w, G)[i]  = w[s, j] * G[s] with s, j = places[i]   (n, d)
     dots(E, G)[s, j] = <E[indices[s, j]], G[s]>                (k, M)
 
-Derivation of their rules. Take the scalar `<G, pool(w, E)> = sum_sj w[s, j] * <E[indices[s, j]], G[s]>`. It is
-linear in each of `w`, `E` and `G`, and it can be read three ways: `<G, pool(w, E)>`, `<E, spread(w, G)>`, or
-`<w, dots(E, G)>`. So the transpose of any one operation with respect to one of its arguments is one of the
-other two. Each operation is bilinear, hence its derivative is the product rule, `d f(x, y) = f(dx, y) + f(x, dy)`.
-As primitives with just these rules they have forward and reverse mode to every order, and the backward
-pass keeps nothing but `indices`, `places`, `w` and `E`: no array of size n*d, none of size n*k.
+Derivation of the rules. Take the scalar `<G, pool(w, E)> = sum_sj w[s, j] * <E[indices[s, j]], G[s]>`. This scalar is
+linear in each of `w`, `E` and `G`, and can be written in three ways: `<G, pool(w, E)>`, `<E, spread(w, G)>`, or
+`<w, dots(E, G)>`. So the transpose of any one operation with respect to one of its arguments is one of the other two.
+Each operation is bilinear, hence its derivative is the product rule, `d f(x, y) = f(dx, y) + f(x, dy)`. As primitives
+with these rules alone, the operations have forward and reverse mode to every order. The backward pass keeps only
+`indices`, `places`, `w` and `E`: no second array of size n*d, and none of size n*k.
 
-Within a row of scores a candidate is a member of one slot, once; a bye repeats a member of its own slot with
-weight 0. A weight of exactly 0 takes no part: a NaN in its payload row reaches no slot.
+Within a row of scores a candidate is a member of one slot, once; a bye repeats a member of its own slot with weight 0.
+A row of weight exactly 0 takes no part: a NaN in its payload reaches no slot.
 """
 
 import math
@@ -34,8 +34,8 @@ from shtopk._seeding import filled
 from shtopk._sharding import match_varying_axes, xla_splits
 
 # XLA fuses gathers into a sum of terms at the speed of memory, but not into a reduction. So sums are taken in two
-# steps: so many terms at a time in one fused kernel, then the sum of what is left. (By measurement, on CPU; compiled
-# for an H100, a reduction of gathered rows copies the payload.)
+# steps: this many terms at a time in one fused kernel, then the partial sums. (As measured on CPU; compiled for an
+# H100, a reduction of gathered rows copies the payload.)
 _TERMS = 32
 _LANES, _MOST_ROWS = 8, 2**31 - 1  # the fewest partial sums of a row, a vector register full; int32's limit
 
@@ -65,17 +65,17 @@ def _take(rows, index):
 
 
 def _materialize(x, indices):
-    """On CPU: `x`, computed before it is read: what comes out of a branch joins no other kernel.
+    """Compute `x` before any kernel reads it, on CPU: XLA does not fuse the result of a branch into other kernels.
 
-    Else the operations that make `x` join a kernel that gathers from it, or several that read it, and run once for
-    each element read. The branch is always taken, for indices are not negative, which XLA cannot know. (The compiler
+    Otherwise XLA fuses the operations that compute `x` into each kernel that reads `x`, and runs them once for each
+    element read. The branch is always taken, because indices are not negative, but XLA cannot infer that. (The compiler
     of JAX 0.10 drops an `optimization_barrier` too early to help; on GPU and TPU one serves.)
     """
     return lax.cond(jnp.all(indices[:1, :1] >= 0), lambda x: x, jnp.zeros_like, x)
 
 
 def _fence(x, indices):
-    """Elsewhere, a barrier does that."""
+    """Compute `x` before any kernel reads it, on other backends: a barrier is enough there."""
     return lax.optimization_barrier(x)
 
 
@@ -90,7 +90,7 @@ def _sum_terms(parts):
 
 
 def _sum_cpu(parts):
-    """The sum over axis 1 as a product with ones, which nothing fuses with and which adds faster than a sum."""
+    """The sum over axis 1 as a product with ones, which XLA fuses with nothing and which is faster than a sum."""
     if parts.shape[1] == 1:
         return parts[:, 0]
     ones = jnp.ones((parts.shape[0], 1, parts.shape[1]), parts.dtype)
@@ -98,9 +98,9 @@ def _sum_cpu(parts):
 
 
 def _pool_rows(indices, places, weights, payload, *, dtype, materialize, add_up):
-    """Sums of `_TERMS` members, then the sum of those. Rows of weight 0 are cleared bit by bit.
+    """Add up `_TERMS` members at a time, then these partial sums. A bit mask clears rows of weight 0.
 
-    (A `where` in the place of the bits becomes a branch on CPU, and takes a quarter longer.)
+    (A `where` instead of the bit mask becomes a branch on CPU, and takes a quarter longer.)
     """
     (slots, members), sums = indices.shape, accumulation_dtype(weights.dtype, payload.dtype)
     bits = jnp.dtype(f"int{8 * sums.itemsize}")
@@ -109,7 +109,7 @@ def _pool_rows(indices, places, weights, payload, *, dtype, materialize, add_up)
     def by_term(x):  # (together, slots, members / together)
         return jnp.moveaxis(x.reshape(slots, members // together, together), -1, 0)
 
-    # A barrier, for a GPU would slice the terms apart in kernels of their own.
+    # A barrier, because a GPU would otherwise slice each term in a kernel of its own.
     indices_of, weight_of = lax.optimization_barrier((by_term(indices), by_term(weights.astype(sums))))
 
     def term(t):
@@ -122,17 +122,17 @@ def _pool_rows(indices, places, weights, payload, *, dtype, materialize, add_up)
 
 
 def row_weights(places, weights):
-    """Each row's weight `(n,)`; 0 for rows that are nobody's member."""
+    """The weight of each row `(n,)`; 0 for a row that is in no slot."""
     return filled(weights.reshape(-1), places)
 
 
 def _row_slots(places, slots, members):
-    """Each row's slot `(n,)`; any, for rows that are nobody's member."""
+    """The slot of each row `(n,)`; an arbitrary slot for a row that is in none."""
     return jnp.minimum(places // members, slots - 1)
 
 
 def _spread_rows(indices, places, weights, slots, *, dtype, materialize):
-    """Written once, in the order of the rows."""
+    """`spread`, which writes each row once, in the order of the rows."""
     sums, slots = accumulation_dtype(weights.dtype, slots.dtype), materialize(slots, indices)
     weight = row_weights(places, weights).astype(sums)[:, None]
     parts = weight * _take(slots, _row_slots(places, *indices.shape)).astype(sums)
@@ -140,14 +140,14 @@ def _spread_rows(indices, places, weights, slots, *, dtype, materialize):
 
 
 def _dots_rows(indices, places, payload, slots, *, dtype):
-    """Read once, in the order of the rows, one fused product and sum (GPU, TPU)."""
+    """`dots` on GPU and TPU: one fused product and sum, which reads each row once, in the order of the rows."""
     sums, slots = accumulation_dtype(payload.dtype, slots.dtype), lax.optimization_barrier(slots)
     own = _take(slots, _row_slots(places, *indices.shape)).astype(sums)
     return _take(jnp.sum(payload.astype(sums) * own, axis=-1), indices).astype(dtype)
 
 
 def _dots_cpu(indices, places, payload, slots, *, dtype):
-    """Sums of `_TERMS` features, then the sum of those; in the order of the rows, unless few of them are members."""
+    """`dots` on CPU: sums of `_TERMS` features, then their sum; in the order of the rows, unless few are members."""
     sums, features = accumulation_dtype(payload.dtype, slots.dtype), payload.shape[-1]
     if not isinstance(features, int):  # a symbolic size, in an export
         return _dots_rows(indices, places, payload, slots, dtype=dtype)
@@ -167,11 +167,11 @@ def _dots_cpu(indices, places, payload, slots, *, dtype):
 
 
 def _leading(f, shape, dtype, split):
-    """`f` of one row of scores, for leading axes; an axis of size 1 serves all of the others.
+    """`f`, for one row of scores, extended to leading axes; an axis of size 1 is shared by the others.
 
-    Where no axis is shared, batch rows are just more slots over more rows: one larger problem, without the
-    batched gathers and scatters that XLA gives an index list of their own. But where XLA is to split the batch over
-    devices, only those tell it that a row's members are in that row.
+    If no axis is shared, the batch becomes one larger problem with more slots and more rows. This avoids batched
+    gathers and scatters, for which XLA makes an index list. But if XLA splits the batch over devices, it needs the
+    batched form to infer that the members of a row are in that row.
     """
 
     def mapped(indices, places, x, y):
@@ -205,7 +205,7 @@ def _primitive(name, like, shape, default, cpu):
     def lower(f):
         def rule(ctx, *operands, **params):
             split = xla_splits(ctx)
-            # What is made for the CPU takes the features in parts, which would be sent about.
+            # The CPU form splits the features into parts, which XLA would send between devices.
             run = _leading(default if split else f, shape, split=split, **params)
             return mlir.lower_fun(run, multiple_results=False)(ctx, *operands)
 
@@ -255,7 +255,7 @@ _dots_p = _primitive("dots", 0, lambda i, p, e, g: i.shape[-2:], _dots_rows, _do
 
 
 def _transpose(wrt_x, wrt_y):
-    """The transpose rule of a primitive, made of those of its two arguments."""
+    """The transpose rule of a primitive, from the rules for its two arguments."""
 
     def rule(cotangent, indices, places, x, y, *, dtype):
         del dtype

@@ -10,12 +10,12 @@ def accumulation_dtype(*dtypes):
 
 
 def lowest(dtype):
-    """The score of a slot that nothing is left for: -inf, or the smallest number of a dtype without infinities."""
+    """The score of a surplus slot: -inf, or the lowest number of a dtype without infinities."""
     infinity = np.full((), -np.inf, np.float32).astype(dtype)
     return -np.inf if np.isinf(infinity) else float(jnp.finfo(dtype).min)
 
 
 def narrowed(scores, dtype):
-    """`scores` in `dtype`; -inf as its `lowest`, not as the NaN that a cast to float8_e4m3fn makes of it."""
+    """`scores` cast to `dtype`, with `lowest(dtype)` for -inf, which a cast to float8_e4m3fn would turn into NaN."""
     low = lowest(dtype)
     return (scores if np.isinf(low) else jnp.where(scores == -jnp.inf, low, scores)).astype(dtype)

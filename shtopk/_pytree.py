@@ -6,9 +6,8 @@ from jax.tree_util import GetAttrKey, register_pytree_with_keys
 def pytree(*data, meta=()):
     """Register a dataclass whose `data` fields are subtrees and whose `meta` fields are static.
 
-    `jax.tree_util.register_dataclass` would do, but the tree structures that it makes compare equal
-    across classes (seen in JAX 0.10.2), and a cache of compiled functions that finds two boosts equal may
-    answer one with the other. These compare unequal.
+    `jax.tree_util.register_dataclass` makes tree structures that compare equal across classes (as of JAX 0.10.2). A
+    cache of compiled functions could then take one boost for another. The structures made here compare unequal.
     """
 
     def register(cls):

@@ -1,7 +1,7 @@
-"""Entries in another order, `x[index]`: a gather whose transpose is a gather as well, by the inverse; scores by seed.
+"""Scores by seed, and entries in another order: a gather whose transpose is also a gather, by the inverse.
 
-JAX's own rule would add the entries up where they came from. A scatter costs a GPU three kernels, and an index list
-of twice the entries' bytes.
+The rule of JAX is a scatter that adds. On a GPU, a scatter costs three kernels and an index list of twice the bytes of
+the entries.
 """
 
 import math
@@ -45,13 +45,13 @@ def _in_order_jvp(primals, tangents):
 def reordered(x, index, inverse):
     """`x[index]` for `x` `(n,)`, and 0 where `index` `(m,)` is n or more.
 
-    `inverse` `(n,)` says where in `index` each entry stands, m or more if nowhere.
+    `inverse` `(n,)` has the position of each entry in `index`, m or more for an entry that is not in `index`.
     """
     return _reordered_p.bind(*match_varying_axes(x, index, inverse))
 
 
 def _entries(x, index, inverse, split):
-    """With leading axes: as one long row, which needs no index list of its own, unless XLA is to split them."""
+    """Leading axes as one long row, which needs no index list, unless XLA splits the axes over devices."""
     *lead, n = x.shape
     if not lead:
         return filled(x, index)
@@ -68,7 +68,7 @@ def _lower(ctx, *operands):
 
 
 def _batch(operands, dims):
-    """Each operand with the batch in front; one that is not batched is added to zeros of the batch's own layout."""
+    """Move the batch axis of each operand to the front. Add an unbatched operand to zeros with the batch's layout."""
     batched = next(jnp.moveaxis(x, dim, 0) for x, dim in zip(operands, dims, strict=True) if dim is not None)
     zero = jnp.zeros_like(batched[..., :1])
     operands = (

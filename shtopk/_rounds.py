@@ -1,8 +1,8 @@
-"""The tournament: rounds of matches on the scores, then the weights they leave to the candidates.
+"""The tournament: rounds of matches on the scores, then the weights of the candidates.
 
-Upwards, round after round, `width` entries become `k` survivors. Downwards the weights go the other way: a
-slot starts with weight 1, and each match hands `w` of it to `high` and `1 - w` to `low`, so that a candidate
-ends with the product of its match weights. Every function here sees one row of scores, best seed first.
+Upwards, round after round, `width` entries become `k` survivors. Downwards the weights go the other way: a slot starts
+with weight 1, and each match hands `w` of it to `high` and `1 - w` to `low`, so that a candidate ends with the product
+of its match weights. Every function here takes one row of scores, best seed first.
 """
 
 from typing import NamedTuple
@@ -16,8 +16,9 @@ from shtopk._reorder import by_seed, reordered
 from shtopk._seeding import filled, ranks
 from shtopk._sharding import match_varying_axes
 
-# Rounds written out at their own width, before the loop of the others. Compiled for an H100 at 16 x 16384 scores and
-# k = 2, the gradient starts 59 kernels so, and 62 with four written out; a loop of all of them starts 109.
+# The number of rounds that are unrolled at their own width, before the loop over the later rounds. Compiled for an H100
+# at 16 x 16384 scores and k = 2, the gradient starts 59 kernels, against 62 with four rounds unrolled and 109 with all
+# rounds in the loop.
 OPENING = 10
 
 
@@ -29,9 +30,9 @@ def round_count(n, k):
 def match(high, low, seeds, first, half, boost):
     """Win weights and survivors' scores `(h,)` of the matches `high` against `low`, `(h,)` both.
 
-    Matches `first` to `half - 1` are played. Those before have no opponent: a bye, `w = 1` and the score unchanged;
-    those after do not count. An infinite or NaN score decides its match alone, and stands in `high`: the sort puts
-    infinities at the ends.
+    Matches `first` to `half - 1` are played. In earlier entries `high` has no opponent: a bye, `w = 1` and the score
+    unchanged. Later entries do not count. An infinite or NaN score decides its match alone. The survivor's score is
+    then `high`, because the sort puts infinities at the ends.
     """
     contested, played = jnp.isfinite(half_gap(high, low)), _between(first, half, high.shape[0])
     if played is not None:
@@ -49,7 +50,7 @@ def _sides(scores):
 
 
 def _between(first, half, width):
-    """Which of `width` matches are played, `(width,)`; None if all are, known when tracing."""
+    """Which of `width` matches are played, `(width,)`; None if it is known at trace time that all are."""
     if isinstance(first, int) and isinstance(half, int) and (first, half) == (0, width):
         return None
     entry = lax.iota(jnp.int32, width)
@@ -60,7 +61,7 @@ def _between(first, half, width):
 def _mixed(w, high, low):
     """The survivor's score, `w * high + (1 - w) * low`; a share within the rounding of `w` counts as 0.
 
-    Without that, what is left of losers far away would decide between winners that tie.
+    Otherwise tiny shares of far-away losers would decide between winners that tie.
     """
     least = 4 * float(jnp.finfo(high.dtype).eps)
     return jnp.where(1 - w <= least, high, jnp.where(w <= least, low, w * high + (1 - w) * low))
@@ -68,9 +69,9 @@ def _mixed(w, high, low):
 
 @_mixed.defjvp
 def _mixed_jvp(primals, tangents):
-    # d score = w dhigh + (1 - w) dlow + (high - low) dw. The gap of two finite scores may overflow, by itself
-    # or times what comes from later rounds, and infinity times a saturated dw of 0 is NaN. So a wide gap
-    # is held within the range, and counts for nothing where w is 0 or 1.
+    # d score = w dhigh + (1 - w) dlow + (high - low) dw. The gap of two finite scores may overflow, alone or times the
+    # cotangent from later rounds, and infinity times a saturated dw of 0 is NaN. So a wide gap is clipped, and counts
+    # as 0 where w is 0 or 1.
     (w, high, low), (dw, dhigh, dlow) = primals, tangents
     most = float(jnp.finfo(high.dtype).max)
     half = jnp.clip(half_gap(high, low), -most / 16, most / 16)
@@ -81,9 +82,10 @@ def _mixed_jvp(primals, tangents):
 
 @jax.custom_jvp
 def _round_by_round(x):
-    """A barrier that keeps XLA from computing every earlier round again in the kernels of this one.
+    """A barrier that keeps XLA from computing every earlier round again in the kernels of this round.
 
-    For values alone: compiled for an H100, a barrier between derivatives as well takes up to 12 kernels more.
+    The barrier is for values alone: compiled for an H100, a barrier for derivatives as well takes up to 12 more
+    kernels.
     """
     return lax.optimization_barrier(x)
 
@@ -96,8 +98,8 @@ def _round_by_round_jvp(primals, tangents):
 def play(scores, live, k, boost, reseed):
     """Bring `scores` `(k * 2**R,)`, of which the first `live` count, down to k slots.
 
-    Returns the slots' scores `(k,)`, and for each place in the bracket `(k * 2**R,)` its weight and its seed. Where no
-    round sorts again, seeds stand in their places.
+    Returns the scores of the slots `(k,)`, and for each place in the bracket `(k * 2**R,)` its weight and its seed. If
+    no round sorts again, the seed of a place is its position.
     """
     seeds, width, entrants, played = scores, scores.shape[0], live, []
     while scores.shape[0] > k and len(played) < OPENING:
@@ -106,7 +108,7 @@ def play(scores, live, k, boost, reseed):
             scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < live)
         byes = _at_least_0(2 * half - live)
         won, scores = match(*_sides(scores), _sides(seeds[: 2 * half]), byes, half, boost)
-        if not reseed:  # a sort parts rounds by itself
+        if not reseed:  # a sort separates the rounds by itself
             won, scores = _round_by_round((won, scores))
         live = at_most(live, half)
         played.append((won, order))
@@ -119,7 +121,7 @@ def play(scores, live, k, boost, reseed):
     for won, order in reversed(played):
         weights, seats = _undone(weights, seats, won, order, won.shape[0], _joined)
 
-    # Selected, not multiplied: whatever a missing row's payload holds, its gradient stops here.
+    # A selection, not a product: no gradient from the payload of a missing row, not even NaN, passes here.
     seeds = lax.iota(jnp.int32, width) if seats is None else seats.entries
     weights = jnp.where(seeds < entrants, weights, 0)
     slots = jnp.where(lax.iota(jnp.int32, k) < live, scores[:k], -jnp.inf)
@@ -127,9 +129,9 @@ def play(scores, live, k, boost, reseed):
 
 
 class Seats(NamedTuple):
-    """Who is where before some round is sorted again: the entry in each place of the bracket, and each entry's place.
+    """The order before a round is sorted again: the entry in each place of the bracket, and the place of each entry.
 
-    The places are read by derivatives alone, and cost nothing where there are none.
+    Only derivatives read the places, which cost nothing without derivatives.
     """
 
     entries: jax.Array
@@ -139,8 +141,8 @@ class Seats(NamedTuple):
 def _undone(weights, seats, won, order, half, join):
     """`weights` and `seats`, by place, one round earlier: each of `half` places becomes two.
 
-    `won` are the weights of the round's matches, `order` who was sorted where, or None; `join` puts the places of
-    the better sides and of the others together.
+    `won` has the match weights of the round, and `order` its sort, or None. `join` puts the places of the better sides
+    and those of the other sides together.
     """
     w = won if seats is None else reordered(won, *seats)
     weights = join(weights * w, weights * (1 - w))
@@ -170,8 +172,8 @@ def at_most(x, most):
 def loop_up(scores, seeds, live, halves, boost, reseed, unroll=False):
     """The rounds of a `lax.fori_loop`: `scores` `(width,)` is a carry whose first `live` entries count.
 
-    `halves` holds each round's number of survivors h, ints or traced. Entry i < h meets entry 2h - 1 - i,
-    if there is one. Returns the scores, how many live, and each round's weights and order `(rounds, width)`.
+    `halves` holds each round's number of survivors h, ints or traced. Entry i < h plays entry 2h - 1 - i, if there is
+    one. Returns the scores, the number of live entries, and the weights and order of each round `(rounds, width)`.
     """
     rounds, width = len(halves), scores.shape[0]
     orders = jnp.zeros((rounds, width), jnp.int32) if reseed else None

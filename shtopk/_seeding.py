@@ -1,4 +1,4 @@
-"""Seeding: who is the best, the second best, and so on. A sort, and its derivative, which is zero."""
+"""Seeding: the order of the candidates from best to worst. A sort, whose derivative is zero."""
 
 from functools import partial
 
@@ -8,8 +8,8 @@ from jax import lax
 
 from shtopk._precision import accumulation_dtype
 
-# 64-bit integers for the block it encloses, whatever the user's setting. JAX before 0.8 has it elsewhere, and
-# lowers such a block wrongly.
+# Enables 64-bit integers in a block, whatever the user's setting. JAX before 0.8 has it in another module, and lowers
+# such a block wrongly.
 _enable_x64 = getattr(jax, "enable_x64", None)
 
 
@@ -23,25 +23,25 @@ def _canonical(scores):
 def _sort(scores, live):
     """The indices `(n,)` of `scores` `(n,)` from best to worst, rows not `live` last, and the scores in that order.
 
-    The bits of a float, read as an integer, are in the order of the floats once the negative ones are
-    turned about. Integers leave room for a key below every score, -inf included, for the dead rows. A sorted key gives
-    its score back without a gather; a dead row counts 0 there.
+    The bits of a float, read as an integer, are in the order of the floats once the negative ones are reversed.
+    Integers leave room for a key below every score, -inf included, for the rows that are not live. A sorted key gives
+    its score back without a gather. A row that is not live gives 0.
     """
     bits_dtype = jnp.dtype(f"int{8 * scores.dtype.itemsize}")
     dead = jnp.iinfo(bits_dtype).max
     bits = lax.bitcast_convert_type(_canonical(scores), bits_dtype)
-    key = ~_turned(bits) if live is None else jnp.where(live, ~_turned(bits), dead)
+    key = ~_ordered(bits) if live is None else jnp.where(live, ~_ordered(bits), dead)
     index = lax.iota(jnp.int32, scores.shape[0])
     if key.dtype.itemsize == 8 or _enable_x64 is None:
         key, order = lax.sort((key, index), num_keys=1, is_stable=True)
     else:
         key, order = _sort_packed(key.astype(jnp.int32), index)
-    ranked = lax.bitcast_convert_type(_turned(~key.astype(bits_dtype)), scores.dtype)
+    ranked = lax.bitcast_convert_type(_ordered(~key.astype(bits_dtype)), scores.dtype)
     return order, ranked if live is None else jnp.where(key == dead, 0, ranked)
 
 
-def _turned(bits):
-    """Negative floats' bits turned about, and turned back."""
+def _ordered(bits):
+    """The bits of floats as integers in the order of the floats, and back: the negative ones are reversed."""
     return jnp.where(bits < 0, bits ^ jnp.iinfo(bits.dtype).max, bits)
 
 
@@ -62,9 +62,9 @@ def _sort_packed(key, index):
         return key, lax.convert_element_type(packed, jnp.int32)  # keeps the lower half
 
 
-# The permutation is piecewise constant in the scores: its derivative is 0 wherever it exists. The custom_vjp
-# says so to reverse mode. Forward mode has no such rule; it never asks for one, because `seed_order` passes the
-# scores through `stop_gradient`, so that they carry no tangent. `_reorder.by_seed` differentiates the sorted scores.
+# The permutation is piecewise constant in the scores: its derivative is 0 wherever it exists. The custom_vjp is the
+# rule for reverse mode. Forward mode needs none, because `seed_order` passes the scores through `stop_gradient`, so
+# they carry no tangent. `_reorder.by_seed` differentiates the sorted scores.
 _permutation = jax.custom_vjp(_sort)
 _permutation.defvjp(
     lambda scores, live: (_sort(scores, live), scores),

@@ -1,4 +1,4 @@
-"""The selection itself: who is in which slot, with what weight."""
+"""The selection: the members of each slot and their weights."""
 
 import math
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from shtopk._pytree import pytree
 from shtopk._reorder import by_seed
 from shtopk._seeding import filled, permuted, ranks
 
-Payload = TypeVar("Payload")  # an array or a pytree of arrays: what goes in comes out, with k rows for n
+Payload = TypeVar("Payload")  # an array or a pytree of arrays; the result has k rows instead of n
 
 
 @pytree("indices", "weights", "scores", "places", meta=("n", "axis_name"))
@@ -64,7 +64,7 @@ class Selection:
         dtype. A leaf that is not floating, or that does not fit `scores`, raises TypeError or ValueError.
 
         With an `axis_name` the result is equal on all D devices. With `scatter=True` each device gets its own k / D
-        slots, `(..., k / D, *features)`, by a reduce-scatter in place of the sum.
+        slots, `(..., k / D, *features)`, by a reduce-scatter instead of the sum.
         """
         embeddings = _checks.embeddings(embeddings, (*self.indices.shape[:-2], self._rows))
         scatter = _checks.scatter(scatter, self.indices.shape[-2], self.axis_name)
@@ -113,7 +113,7 @@ class Selection:
     def champions(self) -> jax.Array:
         """The member with the largest weight of each slot, `(..., k)` int32; n for a surplus slot.
 
-        In a tie it is the better-seeded member.
+        If weights tie, the champion is the better-seeded member.
         """
         return members_at(self, jnp.argmax(self.weights, axis=-1))
 
@@ -150,7 +150,7 @@ class Selection:
             within = (indices >= 0) & (indices < self.n)
             place = filled(places, jnp.where(within, indices, self.n), k * members)
             missing = within & (place == k * members) | ~within & (indices != self.n)
-            # Each live slot is there once, and n once for each surplus slot; both stand at k.
+            # Each live slot must occur once, and n once for each surplus slot. Both n and such slots count as slot k.
             slots = jnp.where(jnp.any(weights != 0, axis=-1), lax.iota(jnp.int32, k), k)
             possible = ~jnp.any(missing) & jnp.all(jnp.sort(place // members) == jnp.sort(slots))
             log_weights = log_weight(filled(weights.reshape(-1), place, 1))
@@ -182,12 +182,12 @@ class Selection:
 
     @property
     def _rows(self):
-        """How many of the n rows this device holds."""
+        """The number of the n rows that this device holds."""
         return self.n // _checks.devices(self.axis_name)
 
     @property
     def _without_byes(self):
-        """The same, with weight 0 wherever a bye repeats a member, whatever weights were put in."""
+        """This selection with weight 0 wherever a bye repeats a member, whatever weights a caller has set."""
         *lead, k, members = self.indices.shape
         found = jnp.take_along_axis(self.places, self.indices.reshape(*lead, k * members), axis=-1)
         own = found.reshape(self.indices.shape) == lax.broadcasted_iota(
@@ -212,20 +212,20 @@ def row_weights(selection):
 
 
 def members_at(selection, member):
-    """The candidates `(..., k)` that are the slots' `member` `(..., k)`; n for a surplus slot."""
+    """The candidate at position `member` `(..., k)` of each slot, `(..., k)`; n for a surplus slot."""
     index = jnp.take_along_axis(selection.indices, member[..., None], axis=-1)[..., 0]
     return jnp.where(jnp.any(selection.weights != 0, axis=-1), index, selection.n)
 
 
 def drawn_member(selection, key):
-    """A member `(..., k)` int32 of each slot, drawn by its weight: its place among the slot's members."""
+    """A member `(..., k)` int32 of each slot, drawn by its weight: its position among the members of the slot."""
     return jax.random.categorical(key, jnp.log(lax.stop_gradient(selection.weights))).astype(jnp.int32)
 
 
 def moved(selection, member, fraction):
-    """`selection` with the weights of each slot moved so far towards its `member` `(..., k)` alone.
+    """`selection` with the weights of each slot moved by `fraction` towards weight 1 for its `member` `(..., k)`.
 
-    The step is constant under differentiation: the weights' gradient is that of the weights as they were.
+    The step is constant under differentiation, so the gradient is that of the original weights.
     """
     weights = selection.weights
     member = jnp.where(jnp.any(weights != 0, axis=-1), member, -1)  # a surplus slot stays empty
@@ -235,17 +235,20 @@ def moved(selection, member, fraction):
 
 
 def log_weight(weights):
-    """`log(weights)`, -inf at 0. Below 2^24 of the smallest normal number, `1 / weights` times a cotangent could
-    overflow: such rows, which no softmax can tell from absent ones, have gradient 0."""
+    """`log(weights)`, -inf at 0.
+
+    Below 2^24 times the smallest normal number, `1 / weights` times a cotangent could overflow. Such weights, which are
+    0 to any softmax, get gradient 0.
+    """
     least = float(jnp.finfo(weights.dtype).tiny) * 2**24
     held = jnp.where(weights < least, lax.stop_gradient(weights), weights)
     return jnp.log(jnp.where(held == 0, 1, held)) + jnp.where(held == 0, -jnp.inf, 0)
 
 
 def sums(selection, embeddings):
-    """What this device's rows add to the slots: for each leaf `(..., rows, *features)` `(..., k, *features)`.
+    """The sums of this device's rows in each slot: for a leaf `(..., rows, *features)` an array `(..., k, *features)`.
 
-    In the leaf's dtype if these are all rows; if there are others to be added, in float32 at least.
+    The dtype is that of the leaf if this device holds all rows, and float32 at least if other devices add theirs.
     """
     k, members = selection.indices.shape[-2], selection._members
 
@@ -260,7 +263,7 @@ def sums(selection, embeddings):
 
 
 def _on_matrices(operation, leaf, lead, rows):
-    """`operation` on `leaf` with all its features on one axis, its `lead` others as they are, and back."""
+    """Apply `operation` to `leaf` with its features flattened to one axis, and unflatten them."""
     if leaf.ndim == lead + 1:
         return operation(leaf)
     flat = leaf.reshape(*leaf.shape[:lead], math.prod(leaf.shape[lead:]))
@@ -284,10 +287,10 @@ def select(
     Args:
       scores: `(..., n)` floating, larger is better.
       k: static int, `1 <= k <= n`.
-      boost: decides how much of a match its better side takes, see `Boost`.
-      reseed: if True, sort the survivors before every round (Algorithm 2 to the letter); if False, sort once.
+      boost: sets the weight of the better side of each match, see `Boost`.
+      reseed: if True, sort the survivors before every round, as Algorithm 2 does; if False, sort once.
       where: boolean, broadcastable to `(..., n)`; True = takes part.
-      candidates: static int, `k <= candidates <= n`. Only this many of the best scores enter.
+      candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores.
       axis_name: the mesh axis over which n is split, inside `jax.shard_map`, see `topk`.
 
     Returns:
@@ -323,7 +326,7 @@ def _select(scores, where, boost, *, k, reseed, candidates, axis_name):
 
 
 def tournament(scores, where, boost, k, reseed, candidates, axis_name):
-    """The selection from `scores`, `where` `(..., rows)`, and the rows that entered."""
+    """The selection from `scores` and `where` `(..., rows)`, and the `Entry` of rows that may compete."""
     devices = _sharding.over(axis_name)
     n = scores.shape[-1] * devices.size
 
@@ -336,7 +339,7 @@ def tournament(scores, where, boost, k, reseed, candidates, axis_name):
 
 
 def _select_row(entry, boost, n, k, reseed, candidates):
-    """The selection from one row of scores, those that `entry` holds of n."""
+    """The selection from the scores of one row of n candidates, which `entry` holds."""
     ranked, live, order, rank = seeded(entry, n, candidates)
     entrants = ranked.shape[0]
     rounds = _rounds.round_count(entrants, k)
@@ -345,7 +348,7 @@ def _select_row(entry, boost, n, k, reseed, candidates):
     padded = jnp.pad(centred(ranked, pivot), (0, width - entrants))
     slots, weights, seeds = _rounds.play(padded, live, k, boost, reseed)
 
-    # A seed beyond the last entrant is a bye, and shows its opponent of the first round instead.
+    # A seed beyond the last entrant is a bye. It gets the index of its opponent in the first round.
     entered, place = jnp.concatenate([order, jnp.flip(order[: width - entrants])]), rank
     if reseed and rounds > 1:
         entered, place = permuted(entered, seeds), filled(ranks(seeds, width, width), rank)
@@ -355,10 +358,10 @@ def _select_row(entry, boost, n, k, reseed, candidates):
 
 
 def seeded(entry, n, candidates):
-    """One row of scores by seed: what the e best of those that `entry` holds of n enter the tournament with.
+    """One row of scores in the order of the seeds, for the e best candidates of `entry`, which enter the tournament.
 
-    Returns their scores `(e,)`, best first, how many of them take part, their indices among n `(e,)`, and the seed of
-    each of n candidates `(n,)`, e for one that does not enter.
+    Returns their scores `(e,)`, best first, the number of them that take part, their indices among n `(e,)`, and the
+    seed of each of the n candidates `(n,)`, e for a candidate that does not enter.
     """
     scores, where, indices = entry
     ranked, order, rank = by_seed(scores, where, candidates)
@@ -371,7 +374,7 @@ def seeded(entry, n, candidates):
 
 
 def centred(scores, pivot):
-    """`scores` less `pivot`, held within the range; infinities and NaN as they are."""
+    """`scores` minus `pivot`, clipped to the range of the dtype; infinities and NaN do not change."""
     most = float(jnp.finfo(scores.dtype).max)
     return jnp.where(jnp.isfinite(scores), jnp.clip(scores - pivot, -most, most), scores)
 
@@ -384,6 +387,6 @@ def _snake(x, k):
 
 
 def _snaked(place, k, members):
-    """Where `_snake` puts what is at `place`, as `slot * M + member`."""
+    """The position `slot * M + member` to which `_snake` moves the entry at `place`."""
     block, column = place // k, place % k
     return jnp.where(block % 2 == 1, k - 1 - column, column) * members + block

@@ -1,15 +1,15 @@
-"""n candidates split over the devices of a mesh axis: what travels, and what each device sums up.
+"""n candidates split over the devices of a mesh axis: what the devices exchange, and what each device adds up.
 
-Inside `shard_map` each of D devices holds `n / D` rows. Their scores travel, in one all-gather, and every device
-plays the same tournament on all of them. The payload stays: each device sums up the rows that it holds, and one
-sum over the devices, of `(k, d)`, finishes.
+Inside `shard_map` each of D devices holds `n / D` rows. One all-gather exchanges the scores, and every device plays the
+same tournament on all n scores. The payload stays where it is: each device adds up the rows that it holds, and one sum
+over the devices, of `(k, d)`, gives the slots.
 
-Derivation of the backward pass. Write `v_j`, `E_j` for what device j holds, `m_j(v_1, ..., v_D)` for its rows'
-weights; then `out = sum_j pool(m_j, E_j)`. Where the cotangent G of `out` is, as `out`, the same everywhere, device j
-has `dE_j = spread(m_j, G)` without a message. It also has its part of the cotangent of all scores: what comes
-back through the tournament from its own `m_j`. These parts are added in one reduce-scatter, which is the transpose of
-the all-gather. So the collectives' own rules serve, and none is written here. (Under `check_vma=False` JAX cannot
-tell that G is the same everywhere, and takes D such parts of it, which it adds.)
+Derivation of the backward pass. Write `v_j`, `E_j` for the scores and the payload of device j, and `m_j(v_1, ..., v_D)`
+for the weights of its rows. Then `out = sum_j pool(m_j, E_j)`. If the cotangent G of `out` is equal on all devices, as
+`out` is, device j computes `dE_j = spread(m_j, G)` without communication. It also computes its part of the cotangent of
+all scores, through the tournament from its own `m_j`. One reduce-scatter, the transpose of the all-gather, adds these
+parts. So the rules of the collectives are enough, and none is written here. (Under `check_vma=False` JAX cannot infer
+that G is equal on all devices, and adds D copies of it.)
 """
 
 from typing import Any, NamedTuple
@@ -38,8 +38,8 @@ class Entry(NamedTuple):
 class Members(NamedTuple):
     """The members that a device holds, in blocks of one slot each.
 
-    `indices`, `weights` `(..., blocks, B)` and `places` `(..., rows)`, as `_pooling` takes them, among the device's
-    rows; `slots` `(..., blocks)` int32, ascending, or None where there is one block for each slot, in their order.
+    `indices`, `weights` `(..., blocks, B)` and `places` `(..., rows)`, as in `_pooling`, among the device's rows;
+    `slots` `(..., blocks)` int32, ascending, or None where there is one block for each slot, in their order.
     """
 
     indices: jax.Array
@@ -88,10 +88,11 @@ class Split(NamedTuple):
         return lax.psum(1, self.axis_name)
 
     def enter(self, scores, where, candidates):
-        """All devices' rows, of which this one holds `scores`, `where` `(rows,)`.
+        """The rows of all devices; this device holds `scores`, `where` `(rows,)`.
 
-        Each sends its best `candidates` alone, as no other can be among the best of all. They stand in the order of the
-        devices, tied ones in the order of their indices: a stable sort breaks ties as if no row were missing.
+        Each device sends only its best `candidates`, because no other row can be among the best of all. The rows are in
+        the order of the devices, and tied rows in the order of their indices. So a stable sort breaks ties as if no row
+        were missing.
         """
         entry, rows = Entry(scores, where, None), scores.shape[0]
         if candidates is not None and candidates < rows:
@@ -103,9 +104,10 @@ class Split(NamedTuple):
     def members(self, indices, weights, places):
         """This device's share of slots whose members are `indices`, `weights` `(..., k, M)`; `places` `(..., n)`.
 
-        How many members of a slot it holds is decided at run time only: M of one slot, or none. But in all they
-        are its rows, each once, or twice if repeated by a bye. So slots take as many blocks as they need, of a
-        number that always suffices, and the work is that of `rows` rows whatever the number of devices.
+        The number of members of a slot that this device holds is known only at run time, and is between 0 and M. But
+        all members together are its rows, each once, or twice if a bye repeats it. So each slot takes as many blocks as
+        it needs, from a fixed number that always suffices. The work is that of `rows` rows, whatever the number of
+        devices.
         """
         if indices.ndim > 2:
             return jax.vmap(self.members)(indices, weights, places)
@@ -120,8 +122,8 @@ class Split(NamedTuple):
         at = start[:, None] + jnp.cumsum(own, axis=1, dtype=jnp.int32) - 1
         at = jnp.where(own, at, size)  # out of bounds, and dropped
 
-        # Members enter in the order of the slots. An entry that is left over, of weight 0, repeats the one before it,
-        # so that every row stands in blocks of one slot only.
+        # Members are in the order of the slots. An unused entry, of weight 0, repeats the entry before it, so that each
+        # row is only in blocks of its own slot.
         member = lax.iota(jnp.int32, indices.size).reshape(indices.shape)
         member = lax.cummax(jnp.zeros(size, jnp.int32).at[at].set(member, mode="drop"))
         own_places = filled(at.reshape(-1), self.part(places, rows), size)
@@ -131,7 +133,7 @@ class Split(NamedTuple):
         return Members(*blocks, own_places, member[::block] // members)
 
     def held(self, indices, rows):
-        """Global `indices` as those of this device's rows, and where it holds them; 0 where it does not."""
+        """Global `indices` as indices of this device's rows, 0 for rows of other devices; and which rows it holds."""
         local = indices - lax.axis_index(self.axis_name) * rows
         own = (local >= 0) & (local < rows)
         return jnp.where(own, local, 0), own
@@ -141,12 +143,12 @@ class Split(NamedTuple):
         return lax.dynamic_slice_in_dim(x, lax.axis_index(self.axis_name) * rows, rows)
 
     def replicate(self, tree):
-        """What all devices have, typed as equal on all."""
+        """`tree`, which is equal on all devices, typed as such."""
         first = lax.axis_index(self.axis_name) == 0
         return lax.psum(jax.tree.map(lambda x: jnp.where(first, x, jnp.zeros_like(x)), tree), self.axis_name)
 
     def total(self, tree, scatter=None):
-        """The sum over the devices; with `scatter`, an axis of the arrays, each device's part of it along that axis."""
+        """The sum over the devices; with `scatter`, an axis of the arrays, this device's part of it along that axis."""
         if scatter is None:
             return lax.psum(tree, self.axis_name)
         return jax.tree.map(
@@ -154,11 +156,11 @@ class Split(NamedTuple):
         )
 
     def most(self, x):
-        """The largest `x` of all devices."""
+        """The largest `x` over all devices."""
         return lax.pmax(x, self.axis_name)
 
     def own_key(self, key):
-        """A key that no other device has, from one that all have."""
+        """A key for this device alone, from a key that all devices share."""
         return jax.random.fold_in(key, lax.axis_index(self.axis_name))
 
 
@@ -168,14 +170,14 @@ def over(axis_name):
 
 
 def sum_blocks(sums, slots, k):
-    """The sums of blocks `(..., blocks, d)`, blocks of `slots` `(..., blocks)`, to those of slots `(..., k, d)`."""
+    """The sums of the slots `(..., k, d)`, from those of blocks `(..., blocks, d)` of `slots` `(..., blocks)`."""
     if slots.ndim > 1:
         return jax.vmap(lambda sums, slots: sum_blocks(sums, slots, k))(sums, slots)
     return jax.ops.segment_sum(sums, slots, k, indices_are_sorted=True)
 
 
 def xla_splits(ctx):
-    """Whether XLA has yet to split over devices what is lowered in `ctx`: inside `shard_map` that is done."""
+    """Whether XLA still has to split the computation of `ctx` over devices: not inside `shard_map`."""
     context = ctx.module_context.axis_context
     if hasattr(context, "manual_axes"):
         return set(context.manual_axes) != set(context.mesh.axis_names)
@@ -186,7 +188,7 @@ def match_varying_axes(*tree):
     """The arrays of `tree`, typed as varying over the same mesh axes.
 
     Within `shard_map` a type says over which axes a value differs from device to device. Functions of `jax.numpy`
-    bring their operands together by themselves; loops and primitives do not.
+    convert their operands to a common type; loops and primitives do not.
     """
     if not any(isinstance(x, Tracer) for x in jax.tree.leaves(tree)):
         return tree

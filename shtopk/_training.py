@@ -1,4 +1,4 @@
-"""From soft to sharp: scores and boost for a step of training."""
+"""From soft to sharp: scores and boost for a training step."""
 
 from typing import Any, NamedTuple
 
@@ -49,8 +49,8 @@ def anneal(
       progress: scalar, plain or traced, from 0 at the start of the training to 1 at its end. A traced value is clipped
         to [0, 1].
       key: a key of `jax.random`, a new one for each step; None for no noise.
-      where: boolean, broadcastable to `(..., n)`; True = takes part. Other scores, and infinite or NaN scores, do not
-        count in mean and spread. Pass `where` to `topk` or `topk_mask` as well.
+      where: boolean, broadcastable to `(..., n)`; True = takes part. Scores outside `where`, and infinite or NaN
+        scores, do not count in mean and spread. Pass `where` to `topk` or `topk_mask` as well.
       axis_name: a mesh axis (or a tuple of names) over which the batch or n is split, inside `jax.shard_map`. Mean and
         spread are then those of all devices, and each device draws its own noise.
       noise: scalar, the standard deviation of the noise at progress 0, in units of the spread.
@@ -96,7 +96,7 @@ def _anneal(scores, where, progress, key, noise, sharpness, *, axis_name):
 
 
 def _standardised(scores, where, devices):
-    """`scores` less their mean, over their spread, both of the finite ones `where` and held constant."""
+    """`scores` minus their mean, divided by their spread, both over finite scores inside `where`, and constant."""
     still = lax.stop_gradient(scores)
     part = jnp.isfinite(still) if where is None else where & jnp.isfinite(still)
     size = devices.most(jnp.max(jnp.where(part, jnp.abs(still), 0)))
@@ -108,5 +108,5 @@ def _standardised(scores, where, devices):
 
     centre = mean(still / size)
     spread = jnp.sqrt(mean((still / size - centre) ** 2))
-    equal = spread <= 4 * float(jnp.finfo(scores.dtype).eps)  # as far as rounding tells
+    equal = spread <= 4 * float(jnp.finfo(scores.dtype).eps)  # up to rounding
     return (scores / size - centre) * jnp.where(equal, size, 1 / spread)

@@ -180,7 +180,7 @@ def test_boost(function):
         call(V, 2, boost=6.0)
     with refused(TypeError, "boost must be callable", "Relative'>", "shtopk.Relative()"):
         call(V, 2, boost=shtopk.Relative)
-    with refused(TypeError, "what boost returns must be an array", "list"):
+    with refused(TypeError, "the result of boost must be an array", "list"):
         call(V, 2, boost=lambda high, low, where: [0.5] * 4)
     with refused(ValueError, "boost returned shape ()", "(4,)"):
         call(V, 2, boost=lambda high, low, where: 0.5)

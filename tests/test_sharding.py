@@ -341,10 +341,10 @@ def test_bounds_are_those_of_all_devices():
         with pytest.raises(ValueError, match=match):
             mapped(f, SPLIT, P())(*draw(40))
 
-    refused("k=41: 1 to 40 here", lambda e, v: shtopk.topk(e, v, 41, axis_name="x"))
-    refused("k=41: 1 to 40 here", lambda e, v: shtopk.topk_mask(v, 41, axis_name="x"))
+    refused("k=41; pass 1 to 40", lambda e, v: shtopk.topk(e, v, 41, axis_name="x"))
+    refused("k=41; pass 1 to 40", lambda e, v: shtopk.topk_mask(v, 41, axis_name="x"))
     refused(
-        "candidates=41: 6 to 40 here", lambda e, v: shtopk.select(v, 6, candidates=41, axis_name="x").scores
+        "candidates=41; pass 6 to 40", lambda e, v: shtopk.select(v, 6, candidates=41, axis_name="x").scores
     )
     refused("embeddings has shape", lambda e, v: shtopk.topk(e[:, 1:], v, 6, axis_name="x"))
     refused(
