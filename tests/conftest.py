@@ -24,6 +24,14 @@ def x32():
     jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture
+def little_effort():
+    """Programs are compiled with little optimization: the test is about what they compute, not about the compiler."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def compiled_programs_end_with_their_module():
     """A process may map so many pieces of memory (65530 on Linux), and every compiled program maps some."""

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from meshes import CHECKED, P, put
-from quick import quickly
 
 import shtopk
 
-pytestmark = pytest.mark.skipif(
-    "checked" not in CHECKED, reason="meshes of this kind are unfinished in this JAX"
-)
+pytestmark = [
+    pytest.mark.skipif("checked" not in CHECKED, reason="meshes of this kind are unfinished in this JAX"),
+    pytest.mark.usefixtures("little_effort"),
+]
 
 B, N, K, D = 8, 12, 3, 4
 rng = np.random.default_rng(0)
@@ -71,8 +71,8 @@ def test_a_batch_split_by_type_is_the_batch(name, masked):
     where = put(WHERE, over, "b") if masked else None
     laid_out = put(E, over, "b"), put(V, over, "b")
     with jax.set_mesh(over):
-        gradients, got = quickly(step_of(CALLS[name], where), *laid_out)
-    want = quickly(step_of(CALLS[name], jnp.asarray(WHERE) if masked else None), E, V)
+        gradients, got = jax.jit(step_of(CALLS[name], where))(*laid_out)
+    want = jax.jit(step_of(CALLS[name], jnp.asarray(WHERE) if masked else None))(E, V)
     for x, y in zip(jax.tree.leaves((gradients, got)), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11)
     assert all(x.sharding.spec[0] == "b" for x in (*gradients, *jax.tree.leaves(got)) if x.ndim)

@@ -9,6 +9,8 @@ from jax.test_util import check_grads
 
 import shtopk
 
+pytestmark = pytest.mark.usefixtures("little_effort")
+
 BOOSTS = {
     "scaled": (shtopk.Scaled(1.5), lambda units: reference.scaled(1.5)),
     "power": (shtopk.Power(3.0), lambda units: reference.power(3.0)),

@@ -11,6 +11,8 @@ import reference
 
 import shtopk
 
+pytestmark = pytest.mark.usefixtures("little_effort")
+
 SIZES = [
     (1, 1),
     (2, 1),

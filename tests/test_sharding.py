@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from jax import lax
 from meshes import CHECKED, DEVICES, P, mapped, mesh
-from quick import quickly
 
 import shtopk
+
+pytestmark = pytest.mark.usefixtures("little_effort")
 
 SPLIT = P(None, "x")
 EITHER = pytest.mark.parametrize("check", CHECKED)
@@ -52,7 +53,7 @@ def compare(call, embeddings, scores, where=None, *, check=None):
         return jax.grad(loss, (0, 1), has_aux=True)(embeddings, scores)
 
     whole = lambda *x: call(*x, None)  # noqa: E731
-    (gradients, out), (want_gradients, want) = quickly(lambda: (both(split), both(whole)))
+    (gradients, out), (want_gradients, want) = jax.jit(lambda: (both(split), both(whole)))()
     same(out, want)
     same(gradients, want_gradients)
     return gradients, out
@@ -118,7 +119,7 @@ def test_a_pytree_without_and_with_leading_axes():
     row = jax.tree.map(lambda x: x[0], (payload, scores))
     for (e, v), spec in (((payload, scores), SPLIT), (row, P("x"))):
         run = mapped(lambda e, v: call(e, v, "x"), spec, P())
-        same(*quickly(lambda e=e, v=v, run=run: (run(e, v), call(e, v, None))))
+        same(*jax.jit(lambda e=e, v=v, run=run: (run(e, v), call(e, v, None)))())
 
 
 def test_half_precision_is_summed_in_float32():
@@ -156,7 +157,7 @@ def test_a_selection_is_the_whole_one_with_each_devices_share(candidates):
         )
 
     run = mapped(split, (SPLIT, SPLIT, P()), (P(), P(), SPLIT, SPLIT, P(None, None, "x"), P("x")))
-    *got, equal = quickly(lambda: run(embeddings, scores, pooled))
+    *got, equal = jax.jit(lambda: run(embeddings, scores, pooled))()
     want = whole.pool(embeddings), whole.scores, whole.unpool(pooled), whole.mask(), whole.matrix()
     same(got, list(want))
     for got, want in zip(equal, (whole.indices, whole.weights, whole.champions), strict=True):
@@ -181,7 +182,7 @@ def test_pool_may_leave_each_device_its_slots(check):
     run = mapped(lambda e, v: call(e, v, None, "x"), SPLIT, SPLIT, check)
     grad = lambda f: jax.grad(lambda e, v: loss_of(f(e, v)), (0, 1))(embeddings, scores)  # noqa: E731
     whole = lambda e, v: call(e, v, None, None)  # noqa: E731
-    same(*quickly(lambda: [(f(embeddings, scores), grad(f)) for f in (run, whole)]))
+    same(*jax.jit(lambda: [(f(embeddings, scores), grad(f)) for f in (run, whole)])())
 
 
 @EITHER
@@ -199,7 +200,7 @@ def test_a_distribution_is_that_of_the_whole_arrays(check):
         return jax.tree.map(lambda x: x[None], out), gradient
 
     run = mapped(split, SPLIT, (P("x"), SPLIT), "unchecked" if check == "checked" else check)
-    (got, gradient), want = quickly(lambda: (run(scores), call(scores, None)))
+    (got, gradient), want = jax.jit(lambda: (run(scores), call(scores, None)))()
     for x, y in zip(got, want, strict=True):
         close(x, np.broadcast_to(y, (DEVICES, *y.shape)))
     close(gradient, jax.grad(lambda v: loss_of(call(v, None)))(scores))
@@ -241,7 +242,7 @@ def test_mask(k, options, check):
     def both(f):
         return f(scores, where), jax.grad(lambda v: loss_of(f(v, where)))(scores)
 
-    same(*quickly(lambda: (both(run), both(lambda v, w: call(v, w, None)))))
+    same(*jax.jit(lambda: (both(run), both(lambda v, w: call(v, w, None))))())
 
 
 # Where the gradient is taken
@@ -265,7 +266,7 @@ def test_gradient_taken_inside(check, kind):
 
     run = mapped(jax.grad(partial(loss, axis="x"), (0, 1)), SPLIT, SPLIT, check)
     whole = jax.grad(partial(loss, axis=None), (0, 1))
-    same(*quickly(lambda: [f(embeddings, scores) for f in (run, whole)]))
+    same(*jax.jit(lambda: [f(embeddings, scores) for f in (run, whole)])())
 
 
 @EITHER
@@ -285,7 +286,7 @@ def test_features_and_batch_split_as_well(check):
 
         return jax.grad(loss, (0, 1), has_aux=True)(embeddings, scores)
 
-    *split, whole = quickly(lambda: [both(f) for f in (features, batch, lambda e, v: call(e, v, None))])
+    *split, whole = jax.jit(lambda: [both(f) for f in (features, batch, lambda e, v: call(e, v, None))])()
     for got in split:
         same(got, whole)
 
@@ -321,7 +322,7 @@ def test_whole_rows_inside_shard_map(check):
 
         return jax.grad(loss, has_aux=True)(scores)
 
-    same(*quickly(lambda: (both(mapped(call, P("x"), P("x"), check)), both(call))))
+    same(*jax.jit(lambda: (both(mapped(call, P("x"), P("x"), check)), both(call)))())
 
 
 # Errors

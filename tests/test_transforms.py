@@ -11,9 +11,10 @@ from calls import CALLS, DIFFERENTIABLE
 from jax import export, lax
 from jax.core import eval_jaxpr
 from jax.experimental import checkify
-from quick import quickly
 
 import shtopk
+
+pytestmark = pytest.mark.usefixtures("little_effort")
 
 EVERY_CALL = pytest.mark.parametrize("name", CALLS)
 EVERY_DERIVATIVE = pytest.mark.parametrize("name", DIFFERENTIABLE)
@@ -73,7 +74,7 @@ SAME_VALUES = {
 @EVERY_CALL
 def test_a_transformed_call_is_the_call(name):
     f, arguments = CALLS[name].function, CALLS[name].arguments
-    outs = quickly(lambda *x: {word: transform(f)(*x) for word, transform in SAME_VALUES.items()}, *arguments)
+    outs = jax.jit(lambda *x: {word: transform(f)(*x) for word, transform in SAME_VALUES.items()})(*arguments)
     for word, out in outs.items():
         same(out, value(name), word)
 
@@ -92,7 +93,7 @@ def test_eval_shape_says_what_comes(name):
 def test_checkify_finds_no_nan_and_no_index_out_of_bounds(name):
     call = CALLS[name]
     with jax.numpy_dtype_promotion("standard"):  # checkify's own arithmetic asks for it in older JAX
-        error, out = quickly(checkify.checkify(call.function, errors=checkify.all_checks), *call.arguments)
+        error, out = jax.jit(checkify.checkify(call.function, errors=checkify.all_checks))(*call.arguments)
     assert error.get() is None
     same(out, value(name))
 
@@ -131,7 +132,7 @@ def test_vmap_with_each_argument_batched_or_not(name):
         ]
 
     f, there = jax.jit(call.function), call.others()
-    outs = quickly(mapped, call.arguments, stack(call.arguments, there))
+    outs = jax.jit(mapped)(call.arguments, stack(call.arguments, there))
     for batched, out in zip(patterns, outs, strict=True):
         same(out, stack(value(name), f(*choices(batched, call.arguments, there))), str(batched))
 
@@ -143,7 +144,7 @@ def test_vmap_of_a_vmap(name):
     (x, *rest), (y, *other) = call.arguments, call.others()
     f = jax.jit(call.function)
     mapped = jax.vmap(jax.vmap(call.function, (0, *(None for _ in rest))))
-    got = quickly(mapped, stack(stack(x, y), stack(y, x)), *stack(rest, other))
+    got = jax.jit(mapped)(stack(stack(x, y), stack(y, x)), *stack(rest, other))
     same(got, stack(stack(f(x, *rest), f(y, *rest)), stack(f(y, *other), f(x, *other))))
 
 
@@ -185,7 +186,7 @@ def derivatives(name):
         forward = {word: mode(f, x, t) for word, mode in FORWARD.items()}
         return whole | forward | {word: mode(f, x, w) for word, mode in REVERSE.items()}
 
-    return quickly(by_every_mode, *where)
+    return jax.jit(by_every_mode)(*where)
 
 
 @EVERY_DERIVATIVE
@@ -206,7 +207,7 @@ def test_every_mode_has_the_same_derivative(name):
 def test_the_derivative_is_the_slope(name):
     f, x, _, _ = directions(name)
     x, step = x[None], 1e-6 * jnp.eye(x.size)
-    up, down = quickly(jax.vmap(f), jnp.concatenate([x + step, x - step])).reshape(2, x.size, -1)
+    up, down = jax.jit(jax.vmap(f))(jnp.concatenate([x + step, x - step])).reshape(2, x.size, -1)
     jacobian = derivatives(name)["jacrev"]
     np.testing.assert_allclose(jacobian, (up - down).T / 2e-6, rtol=1e-6, atol=1e-7)
     assert np.abs(jacobian).max() > 1e-2
@@ -220,7 +221,7 @@ def test_the_four_hessians_agree(name):
         modes = product([jax.jacfwd, jax.jacrev], repeat=2)
         return [outer(inner(lambda x: jnp.sum(w * jnp.sin(f(x)))))(x) for outer, inner in modes]
 
-    first, *others = quickly(hessians, x, cotangent)
+    first, *others = jax.jit(hessians)(x, cotangent)
     for other in others:
         np.testing.assert_allclose(other, first, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(first, first.T, rtol=1e-8, atol=1e-10)

@@ -69,7 +69,7 @@ def summary(results):
         *lines,
         f"- `default` is {settings['boosts']['default']}: lowest nCCS {low:.4f} at n = {worst['n']}, "
         f"k = {worst['k']}; least lead over the published figure {margin:+.4f}.",
-        f"- Sorting once instead of before every round changes a cell's nCCS by at most {once:.4f}.",
+        f"- Sorting once instead of before every round changes a cell's nCCS by at most {once:.4f}, over all boosts.",
         f"- `candidates=4k` changes it by at most {cut:.1g}.",
         *(f"- {note}" for note in results["notes"]),
     ]
