@@ -7,7 +7,7 @@ and the layers above, which have most of the compute, work on k tokens. The scor
 While training, `shtopk.topk` folds the 64 tokens into k slots, mixtures at first and tokens in the end, by
 `shtopk.anneal`. To evaluate, `shtopk.hard_topk` keeps the k best tokens. Beside it stand no pruning, a top k that
 learns by a gate alone, and a random choice. The table has the accuracy of each, its multiply-adds, and the time of a
-training step and of inference. Three minutes on two cores:
+training step and of inference. Six minutes on one core:
 
     pip install shtopk flax optax scikit-learn matplotlib tqdm
     python prune_the_tokens.py
@@ -42,6 +42,7 @@ TOKENS, MARGIN = (SIDE // STRIDE) ** 2, (PATCH - STRIDE) // 2  # 64 patches; bla
 PIECES, PIECE = 8, 4  # of clutter on a canvas, and the pixels along one
 WIDTH, HEADS, DEPTH = 32, 4, 2  # DEPTH: the layers above the choice
 BATCH, RATE, INFERENCE = 32, 6e-3, 256  # INFERENCE: canvases classified at once
+FIRST_SEED = 10  # the ways were settled on seeds 0, 1, 2 and 100
 
 
 # Data
@@ -127,21 +128,9 @@ def hard(x, scores, *, k, **_):
     return rows, jnp.zeros(rows.shape[:2])
 
 
-def gate(rows, scores):
-    """Weights of mean 1, in proportion to the sigmoid of the scores that the rows had before."""
-    return rows, nn.log_softmax(nn.log_sigmoid(scores)) + np.log(scores.shape[-1])
-
-
-def soft_and_gated(x, scores, *, k, progress, key):
-    noise_key, draw_key = jax.random.split(key)
-    prepared, boost = shtopk.anneal(scores, progress, noise_key)
-    # The scores are pooled like the tokens, so that a slot has a gate of the same scale as a token.
-    slots = shtopk.topk((x, scores), prepared, k, boost=boost, draw=progress, key=draw_key)
-    return gate(*slots.embeddings)
-
-
 def gated(x, scores, *, k, **_):
-    return gate(*shtopk.hard_topk((x, scores), scores, k).embeddings)
+    rows, gates = shtopk.hard_topk((x, nn.log_sigmoid(scores)), scores, k).embeddings
+    return rows, nn.log_softmax(gates) + np.log(k)
 
 
 def random(x, scores, *, k, key, **_):
@@ -151,7 +140,6 @@ def random(x, scores, *, k, key, **_):
 WAYS = {  # to train with, and to evaluate with
     "no pruning": (unpruned, unpruned),
     "shtopk": (soft, hard),
-    "shtopk, gated": (soft_and_gated, gated),
     "gated top k": (gated, gated),
     "random": (random, random),
 }
@@ -234,20 +222,20 @@ def measure(cases_to_measure, steps, seeds, train_canvases, held_out, repeats):
     schedule = optax.warmup_cosine_decay_schedule(0, RATE, min(50, steps // 2), steps)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
     start = jax.jit(lambda key: Classifier().init(key, held_out.patches[:1], unpruned))
-    starts = [start(jax.random.key(seed)) for seed in range(seeds)]  # the same for every way
+    starts = {seed: start(jax.random.key(seed)) for seed in seeds}  # the same for every way
+    first = starts[seeds[0]]
     cases, rows, trained = [], [], {}
     for way, k in (progress := tqdm(cases_to_measure)):
         progress.set_description(f"{way}, k = {k}")
-        case = compile_case(way, k, optimiser, starts[0], held_out)
-        models = [train(case, p, optimiser, train_canvases, steps, seed) for seed, p in enumerate(starts)]
-        right = [round(accuracy(case, p, held_out, seed), 4) for seed, p in enumerate(models)]
+        case = compile_case(way, k, optimiser, first, held_out)
+        models = {seed: train(case, p, optimiser, train_canvases, steps, seed) for seed, p in starts.items()}
+        right = [round(accuracy(case, p, held_out, seed), 4) for seed, p in models.items()]
         rows.append({"way": way, "k": k, "accuracy": right, "multiply_adds": case.multiply_adds})
         cases.append(case)
-        trained[way, k] = models[0]
-    for row, (step, inference) in zip(
-        rows, times(cases, starts[0], optimiser, held_out, repeats), strict=True
-    ):
-        row |= {"step": round(float(step), 3), "inference": round(float(inference), 3)}
+        trained[way, k] = models[seeds[0]]
+    ratios = times(cases, first, optimiser, held_out, repeats).round(3).tolist()
+    for row, (step, inference) in zip(rows, ratios, strict=True):
+        row |= {"step": step, "inference": inference}
     return rows, trained
 
 
@@ -264,11 +252,11 @@ def kept(params, way, k, patches):
 
 
 # Picture
-COLOURS = {"shtopk": "#56b4e9", "shtopk, gated": "#0072b2", "gated top k": "#d55e00", "random": "0.5"}
+COLOURS = {"shtopk": "#0072b2", "gated top k": "#d55e00", "random": "0.5"}
 
 
 def draw_picture(rows, trained, k, canvases, path, count=4):
-    figure = plt.figure(figsize=(12, 5), layout="constrained")
+    figure = plt.figure(figsize=(12, 4.5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(5, 6))
     draw_curves(rows, left.subplots())
     ways = [way for way in COLOURS if way != "random"]
@@ -296,7 +284,8 @@ def draw_curves(rows, ax):
     ax.axhline(mean, color="0.3", lw=1, ls=":")
     ax.set(xlabel="millions of multiply-adds to classify a canvas", ylabel="held-out accuracy", xscale="log")
     places = [*compute, whole_compute]
-    ax.set_xticks(places, [f"{place:.2f}\nk = {row['k']}" for place, row in zip(places, [*found, whole])])  # noqa: B905
+    labels = [f"{x:.2f}\nk = {row['k']}" for x, row in zip(places, [*found, whole], strict=True)]
+    ax.set_xticks(places, labels)
     ax.minorticks_off()
     ax.legend(frameon=False)
 
@@ -319,7 +308,7 @@ def standard_error(row):
 def main():
     parser = argparse.ArgumentParser(description="Keep k of 64 tokens: accuracy against compute.")
     parser.add_argument("--steps", type=int, default=600, help="training steps of each model")
-    parser.add_argument("--seeds", type=int, default=3, help="models trained for each way and k")
+    parser.add_argument("--seeds", type=int, default=5, help="models trained for each way and k")
     parser.add_argument(
         "--out", type=Path, default=Path("prune_the_tokens.png"), help="picture; a .json beside it"
     )
@@ -330,7 +319,7 @@ def main():
     )
     canvases = load(512 if args.quick else 12_800, INFERENCE if args.quick else 8 * INFERENCE)
     cases = [("no pruning", TOKENS)] + [(way, k) for way in COLOURS for k in ks]
-    rows, trained = measure(cases, steps, seeds, *canvases, repeats)
+    rows, trained = measure(cases, steps, range(FIRST_SEED, FIRST_SEED + seeds), *canvases, repeats)
     print(f"{'':16}{'k':>4}{'accuracy':>18}{'multiply-adds':>16}{'step':>8}{'inference':>12}")
     for row in rows:
         right = f"{np.mean(row['accuracy']):.3f} ± {standard_error(row):.3f}"
