@@ -21,6 +21,7 @@ EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
         ("how_many", ("learned k", "k = 4", "correlation")),
         ("choose_the_features", ("SelectKBest", "L1", "shtopk, k learned", "input by input")),
         ("sparse_attention", ("shtopk", "full attention", "sliding window", "perplexity")),
+        ("prune_the_tokens", ("no pruning", "shtopk", "gated top k", "multiply-adds")),
     ],
 )
 def test_an_example_runs(example, words, tmp_path):
@@ -154,3 +155,44 @@ def test_the_guide_says_how_the_ways_to_choose_keys_compare():
         assert round(found["shtopk", k] - found["sliding window", k], 1) == behind
     for way in ("shtopk", "sliding window"):
         assert found[way, 4] < found[way, 16]
+
+
+def pruned():
+    return {(row["way"], row["k"]): row for row in results("prune_the_tokens")["rows"]}
+
+
+KS = (4, 8, 16, 32)
+
+
+def test_what_the_guide_says_of_the_accuracy_with_pruned_tokens():
+    rows = {case: (None, np.array(row["accuracy"])) for case, row in pruned().items()}
+    for k, said in zip(KS, (0.059, -0.075, -0.037, -0.022), strict=True):
+        mean, error = lead(rows, ("shtopk", k), ("gated top k", k))
+        assert round(mean, 3) == said
+        assert abs(mean) < 2 * error
+    for k, said in ((4, 0.69), (32, 0.30)):
+        assert round(lead(rows, ("shtopk", k), ("random", k))[0], 2) == said
+    for way, losses, worst in (
+        ("shtopk", (0.117, 0.033), (8, 0.655)),
+        ("gated top k", (0.042, 0.011), (4, 0.460)),
+    ):
+        assert tuple(round(lead(rows, ("no pruning", 64), (way, k))[0], 3) for k in (8, 32)) == losses
+        assert all(lead(rows, ("no pruning", 64), (way, k))[0] > 0 for k in KS)
+        assert all(lead(rows, (way, k), ("random", k))[0] > 0.29 for k in KS)
+        lowest, k = min((rows[way, k][1].min(), k) for k in KS)
+        assert (k, round(lowest, 3)) == worst
+
+
+def test_what_the_guide_says_of_the_compute_with_pruned_tokens():
+    rows = pruned()
+    whole = rows["no pruning", 64]["multiply_adds"]
+    for way in ("shtopk", "gated top k"):
+        assert round(whole / rows[way, 16]["multiply_adds"], 1) == 3.2
+        assert round(whole / rows[way, 4]["multiply_adds"], 1) == 5.3
+        assert 1 / rows[way, 16]["inference"] > 9
+        assert 1 / rows[way, 4]["inference"] > 18
+    steps = [(rows["shtopk", k]["step"], rows["gated top k", k]["step"]) for k in KS]
+    behind = [100 * (ours - gated) for ours, gated in steps]
+    assert (round(min(behind)), round(max(behind))) == (2, 8)
+    faster = [1 / ours for ours, _ in steps]
+    assert (round(min(faster), 1), round(max(faster), 1)) == (1.8, 2.7)
