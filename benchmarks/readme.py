@@ -61,34 +61,18 @@ def speed():
     results, compiled = read("speed"), read("compiled-h100")
     cells = summary.large(results["rows"])
     parts = [[row for row in cells if row["k"] < 256], [row for row in cells if row["k"] >= 256]]
-    # The present default had this name while another was the default.
-    ours = "shtopk, sort once" if "shtopk, sort once" in cells[0]["methods"] else "shtopk"
     head, lines = ["`topk` compared with", "CPU, k < 256", "CPU, k ≥ 256"], []
     if compiled:
         head += [f"H100 kernels, forward / gradient: n = 16384, k = {k}, d = 32" for k in (2, 256)]
     for peer, (timed, way) in PEERS.items():
-        line = [peer, *(times(part, ours, timed) for part in parts)]
+        line = [
+            peer,
+            *(timed and summary.in_words(part, summary.OURS, timed, summary.STEP) for part in parts),
+        ]
         line += [kernels(compiled["rows"], way, k) for k in (2, 256)] if compiled else []
         if timed or compiled:
             lines.append(line)
     return "\n".join(["", *table(head, lines), ""])
-
-
-def times(rows, ours, theirs):
-    """How many times faster or slower a training step of `ours` is than one of `theirs`, lowest to highest."""
-    if theirs is None:
-        return None
-    found = sorted(ratio for ratio, _ in summary.ratios(rows, ours, theirs, summary.STEP))
-    low, high = found[0], found[-1]
-    if high < 1:
-        return f"{two_digits(1 / high)} to {two_digits(1 / low)} times faster"
-    if low > 1:
-        return f"{two_digits(low)} to {two_digits(high)} times slower"
-    return f"up to {two_digits(1 / low)} times faster, up to {two_digits(high)} times slower"
-
-
-def two_digits(number):
-    return f"{records.rounded(number, 2):g}"
 
 
 def kernels(rows, way, k):

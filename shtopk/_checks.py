@@ -170,31 +170,31 @@ def where(value, shape):
         ) from None
 
 
-def devices(axis_name):
-    """The number of devices that share the candidates: the size of the mesh axis, 1 for None."""
-    if axis_name is None:
-        return 1
+def axis_name(value):
+    """None, or a mesh axis that is bound here."""
+    if value is None:
+        return
     try:
-        hash(axis_name)
-        return lax.psum(1, axis_name)
+        hash(value)
+        lax.psum(1, value)
     except TypeError:
         raise TypeError(
-            f"axis_name must be the name of a mesh axis or a tuple of names, got {axis_name!r}"
+            f"axis_name must be the name of a mesh axis or a tuple of names, got {value!r}"
         ) from None
     except NameError:
         raise ValueError(
-            f"axis_name={axis_name!r} is not bound here: call this inside jax.shard_map, over a mesh that has "
+            f"axis_name={value!r} is not bound here: call this inside jax.shard_map, over a mesh that has "
             "that axis, with scores and embeddings split along n"
         ) from None
 
 
-def scatter(value, k, axis_name):
+def scatter(value, k, devices):
     """True only where k slots can be split evenly over the devices of an axis."""
     if not flag("scatter", value):
         return False
-    if axis_name is None or k % devices(axis_name):
+    if devices.axis_name is None or k % devices.size:
         raise ValueError(
-            f"scatter=True splits k={k} slots over the {devices(axis_name)} devices of axis_name={axis_name!r}: "
+            f"scatter=True splits k={k} slots over the {devices.size} devices of axis_name={devices.axis_name!r}: "
             "select with an axis_name whose size divides k"
         )
     return True

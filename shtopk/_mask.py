@@ -62,11 +62,12 @@ def topk_mask(
     scores = _checks.scores(scores)
     where = _checks.where(where, scores.shape)
     boost = _checks.boost(boost)
-    n = scores.shape[-1] * _checks.devices(axis_name)
+    devices = _sharding.over(axis_name)
+    n = scores.shape[-1] * devices.size
     options = {
         "reseed": _checks.flag("reseed", reseed),
         "log": _checks.flag("log", log),
-        "axis_name": axis_name,
+        "devices": devices,
     }
     if not isinstance(k, jax.Array):
         k = _checks.real_k(k, n) if _checks.is_real(k) else _checks.k(k, n)
@@ -76,24 +77,24 @@ def topk_mask(
     return _mask_of_traced_k(scores, where, _checks.traced_k(k), boost, candidates=candidates, **options)
 
 
-@compiled("k", "reseed", "candidates", "log", "axis_name")
-def _mask(scores, where, boost, *, k, reseed, candidates, log, axis_name):
+@compiled("k", "reseed", "candidates", "log", "devices")
+def _mask(scores, where, boost, *, k, reseed, candidates, log, devices):
     """`topk_mask` for a static k."""
 
     def mask(k):
-        return row_weights(tournament(scores, where, boost, k, reseed, candidates, axis_name)[0])
+        return row_weights(tournament(scores, where, boost, k, reseed, candidates, devices)[0])
 
     low = math.floor(k)
     out = mask(low) if low == k else (low + 1 - k) * mask(low) + (k - low) * mask(low + 1)
     return narrowed(log_weight(out) if log else out, scores.dtype)
 
 
-@compiled("reseed", "candidates", "log", "axis_name")
-def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, axis_name):
+@compiled("reseed", "candidates", "log", "devices")
+def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, devices):
     """`topk_mask` for a traced k `()`."""
 
     def row(scores, where):
-        mask, most = _of_one_row(scores, where, boost, reseed, candidates, _sharding.over(axis_name))
+        mask, most = _of_one_row(scores, where, boost, reseed, candidates, devices)
         slots = _within(k, most)
         if jnp.issubdtype(k.dtype, jnp.integer):
             out = mask(slots)

@@ -1,5 +1,6 @@
 """topk and hard_topk: check, select, pool."""
 
+from dataclasses import replace
 from typing import Any, Generic, NamedTuple
 
 import jax
@@ -104,8 +105,8 @@ def topk(
     >>> jnp.sign(jax.grad(loss)(scores)).tolist()  # more of row 1 and 2, less of row 0 and 3
     [-1.0, 1.0, 1.0, -1.0]
     """
-    devices = _checks.devices(axis_name)
-    scores, embeddings, where, k = _checked(embeddings, scores, k, where, order, devices)
+    devices = _sharding.over(axis_name)
+    scores, embeddings, where, k = _checked(embeddings, scores, k, where, order, devices.size)
     draw, key = _checks.draw(draw, key, straight_through)
     return _topk(
         embeddings,
@@ -116,10 +117,10 @@ def topk(
         key,
         k=k,
         reseed=_checks.flag("reseed", reseed),
-        candidates=_checks.candidates(candidates, k, scores.shape[-1] * devices),
+        candidates=_checks.candidates(candidates, k, scores.shape[-1] * devices.size),
         straight_through=_checks.flag("straight_through", straight_through),
         order=order,
-        axis_name=axis_name,
+        devices=devices,
     )
 
 
@@ -166,13 +167,12 @@ def _checked(embeddings, scores, k, where, order, devices=1, any_dtype=False):
     return scores, embeddings, where, _checks.k(k, scores.shape[-1] * devices)
 
 
-@compiled("k", "reseed", "candidates", "straight_through", "order", "axis_name")
+@compiled("k", "reseed", "candidates", "straight_through", "order", "devices")
 def _topk(
-    embeddings, scores, where, boost, draw, key, *, k, reseed, candidates, straight_through, order, axis_name
+    embeddings, scores, where, boost, draw, key, *, k, reseed, candidates, straight_through, order, devices
 ):
     """`topk` for checked arguments: select, pool."""
-    devices = _sharding.over(axis_name)
-    selection, entry = tournament(scores, where, boost, k, reseed, candidates, axis_name)
+    selection, entry = tournament(scores, where, boost, k, reseed, candidates, devices)
     chosen = selection.champions
     if draw is not None:
         member = drawn_member(selection, key)
@@ -202,9 +202,8 @@ def _in_order_of_position(selection, chosen):
     new = ranks(rank, k, k)
     slot, member = selection.places // members, selection.places % members
     places = jnp.where(slot < k, new[jnp.minimum(slot, k - 1)] * members + member, selection.places)
-    slots = (selection.indices, selection.weights, selection.scores)
-    ordered = type(selection)(*(x[rank] for x in slots), places, selection.n, selection.axis_name)
-    return ordered, chosen[rank]
+    slots = {name: getattr(selection, name)[rank] for name in ("indices", "weights", "scores")}
+    return replace(selection, places=places, **slots), chosen[rank]
 
 
 @compiled("k", "order")

@@ -67,7 +67,7 @@ class Selection:
         slots, `(..., k / D, *features)`, by a reduce-scatter instead of the sum.
         """
         embeddings = _checks.embeddings(embeddings, (*self.indices.shape[:-2], self._rows))
-        scatter = _checks.scatter(scatter, self.indices.shape[-2], self.axis_name)
+        scatter = _checks.scatter(scatter, self.indices.shape[-2], self._devices)
         axis = self.indices.ndim - 2 if scatter else None
         pooled = self._devices.total(sums(self._without_byes, embeddings), scatter=axis)
         return jax.tree.map(lambda x, like: x.astype(like.dtype), pooled, embeddings)
@@ -183,7 +183,7 @@ class Selection:
     @property
     def _rows(self):
         """The number of the n rows that this device holds."""
-        return self.n // _checks.devices(self.axis_name)
+        return self.n // self._devices.size
 
     @property
     def _without_byes(self):
@@ -303,7 +303,8 @@ def select(
     [1, 3]
     """
     scores = _checks.scores(scores)
-    n = scores.shape[-1] * _checks.devices(axis_name)
+    devices = _sharding.over(axis_name)
+    n = scores.shape[-1] * devices.size
     k = _checks.k(k, n)
     candidates = _checks.candidates(candidates, k, n)
     where = _checks.where(where, scores.shape)
@@ -314,20 +315,19 @@ def select(
         k=k,
         reseed=_checks.flag("reseed", reseed),
         candidates=candidates,
-        axis_name=axis_name,
+        devices=devices,
     )
 
 
-@compiled("k", "reseed", "candidates", "axis_name")
-def _select(scores, where, boost, *, k, reseed, candidates, axis_name):
+@compiled("k", "reseed", "candidates", "devices")
+def _select(scores, where, boost, *, k, reseed, candidates, devices):
     """`select` for checked arguments."""
-    selection = tournament(scores, where, boost, k, reseed, candidates, axis_name)[0]
-    return replace(selection, scores=_sharding.over(axis_name).replicate(selection.scores))
+    selection = tournament(scores, where, boost, k, reseed, candidates, devices)[0]
+    return replace(selection, scores=devices.replicate(selection.scores))
 
 
-def tournament(scores, where, boost, k, reseed, candidates, axis_name):
+def tournament(scores, where, boost, k, reseed, candidates, devices):
     """The selection from `scores` and `where` `(..., rows)`, and the `Entry` of rows that may compete."""
-    devices = _sharding.over(axis_name)
     n = scores.shape[-1] * devices.size
 
     def row(scores, where):
@@ -335,7 +335,7 @@ def tournament(scores, where, boost, k, reseed, candidates, axis_name):
         return _select_row(entry, boost, n, k, reseed, candidates), entry
 
     selection, entry = over_rows(row, scores.ndim - 1)(scores, where)
-    return replace(selection, axis_name=axis_name), entry
+    return replace(selection, axis_name=devices.axis_name), entry
 
 
 def _select_row(entry, boost, n, k, reseed, candidates):

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
 
+from shtopk import _checks
 from shtopk._seeding import filled, seed_order
 
 _MOST_TERMS = 32  # rows in a block of `Members`
@@ -48,10 +49,10 @@ class Members(NamedTuple):
     slots: jax.Array | None
 
 
-class Whole:
+class Whole(NamedTuple):
     """All n rows are here."""
 
-    size = 1
+    axis_name, size = None, 1
 
     def enter(self, scores, where, candidates):
         return Entry(scores, where, None)
@@ -166,6 +167,7 @@ class Split(NamedTuple):
 
 def over(axis_name):
     """Where the rows are: all here if `axis_name` is None, else split over that mesh axis."""
+    _checks.axis_name(axis_name)
     return Whole() if axis_name is None else Split(axis_name)
 
 

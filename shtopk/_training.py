@@ -70,7 +70,6 @@ def anneal(
     ['0.00', '0.02', '0.98']
     """
     scores = _checks.scores(scores)
-    _checks.devices(axis_name)
     return _anneal(
         scores,
         _checks.where(where, scores.shape),
@@ -78,14 +77,14 @@ def anneal(
         None if key is None else _checks.key("key", key),
         _checks.bare_number("noise", noise),
         _checks.sharpness_range(sharpness),
-        axis_name=axis_name,
+        devices=_sharding.over(axis_name),
     )
 
 
-@compiled("axis_name")
-def _anneal(scores, where, progress, key, noise, sharpness, *, axis_name):
+@compiled("devices")
+def _anneal(scores, where, progress, key, noise, sharpness, *, devices):
     """`anneal` for checked arguments."""
-    devices, dtype = _sharding.over(axis_name), accumulation_dtype(scores.dtype)
+    dtype = accumulation_dtype(scores.dtype)
     progress, noise = progress.astype(dtype), _checks.number("noise", noise, dtype)
     first, last = (_checks.number("sharpness", number, dtype) for number in sharpness)
     standard = _standardised(scores.astype(dtype), where, devices)

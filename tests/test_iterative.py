@@ -1,5 +1,6 @@
 """Algorithm 1."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,7 +73,7 @@ def test_surplus_slots_are_zero_rows_with_score_minus_inf():
     )
     np.testing.assert_array_equal(out.embeddings, [[1.0], [0.0], [0.0]])
     np.testing.assert_array_equal(out.scores, [0.5, -np.inf, -np.inf])
-    assert all(np.all(np.isfinite(g)) for g in gradients)
+    chex.assert_tree_all_finite(gradients)
 
 
 def test_infinities_decide_and_nan_is_seen():

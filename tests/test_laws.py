@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,7 +119,7 @@ def test_batch_is_vmap_is_a_loop(case):
 def test_gradients_are_finite(case):
     scores, k, boost, reseed = case
     for g in jax.tree.leaves(mask_gradient(scores, boost, k, reseed)):
-        assert np.all(np.isfinite(g))
+        chex.assert_tree_all_finite(g)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -155,4 +156,4 @@ def test_narrow_scores_do_as_well_as_wide_ones(kind, seed, far, dtype, size):
         slack = 0.02 if kind in ("bimodal", "trimodal") else 1e-4
         np.testing.assert_allclose(mask, want, atol=2 * float(jnp.finfo(dtype).eps) + slack)
     if dtype != jnp.float16:  # in which a steep slope may be beyond 65504
-        assert np.all(np.isfinite(mask_gradient(scores, shtopk.Relative(), k, False)[0]))
+        chex.assert_tree_all_finite(mask_gradient(scores, shtopk.Relative(), k, False)[0])

@@ -4,6 +4,7 @@ import re
 from itertools import combinations
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +60,7 @@ def test_what_is_read_by_logs_learns_by_finite_gradients(name):
     for progress in (0.0, 1.0):
         key = jax.random.key(1, impl="rbg")
         gradient = jax.jit(jax.grad(trainer._loss))(params, METHODS[name].numbers[0], progress, key)
-        assert all(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(gradient))
+        chex.assert_tree_all_finite(gradient)
 
 
 def test_simple_draws_subsets_and_has_their_marginals():

@@ -1,5 +1,6 @@
 """topk_mask: a real k, the logarithm, candidates."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,7 +103,7 @@ def test_attention_by_the_log_mask_has_finite_gradients(sharpness, x32):
         return jnp.sum(jax.nn.softmax(logits + bias) @ values)
 
     gradient = jax.grad(loss)(scores)
-    assert np.all(np.isfinite(gradient))
+    chex.assert_tree_all_finite(gradient)
     assert np.all(gradient[:, 100:] == 0)
     # What the mask hides has no weight; the rest is weighed by it.
     mask = shtopk.topk_mask(scores, 8, boost=shtopk.Scaled(sharpness), where=where)
@@ -117,4 +118,4 @@ def test_a_huge_cotangent_on_the_log_of_a_tiny_weight_is_finite(x32):
         pull = jax.vjp(
             lambda v, c=sharpness: shtopk.topk_mask(v, 1, boost=shtopk.Scaled(c), log=True), scores
         )[1]
-        assert np.all(np.isfinite(pull(jnp.full(16, 1e6))[0]))
+        chex.assert_tree_all_finite(pull(jnp.full(16, 1e6))[0])

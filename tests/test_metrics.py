@@ -1,5 +1,6 @@
 """nccs."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,4 +34,4 @@ def test_a_row_of_zeros_has_cosine_0_and_a_finite_gradient():
     y = jnp.array([[1.0, 0.0], [0.0, 0.0]])
     value, gradient = jax.value_and_grad(shtopk.nccs)(y, y)
     assert value == 0.5
-    assert np.all(np.isfinite(gradient))
+    chex.assert_tree_all_finite(gradient)

@@ -1,5 +1,6 @@
 """The settings that a user debugs or exports under: `disable_jit`, `debug_nans`, symbolic shapes, 8 bits."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,9 +28,7 @@ def test_nothing_needs_jit(name):
     call = CALLS[name]
     with jax.disable_jit():
         got = call.function(*call.arguments)
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9), got, call.function(*call.arguments)
-    )
+    chex.assert_trees_all_close(got, call.function(*call.arguments), rtol=1e-9)
 
 
 @pytest.mark.parametrize("boost", [plain, shtopk.Scaled(2.0), shtopk.Power(), shtopk.Relative()])
@@ -38,7 +37,7 @@ def test_gradients_need_no_jit(boost):
     want = gradient(EMBEDDINGS, SCORES)
     with jax.disable_jit():
         got = gradient(EMBEDDINGS, SCORES)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12), got, want)
+    chex.assert_trees_all_close(got, want, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("reseed", [False, True])
@@ -60,7 +59,7 @@ def test_a_surplus_slot_of_8_bits_has_the_lowest_score(dtype, lowest):
     for out in [call(EMBEDDINGS.astype(dtype), scores, 3, where=where) for call in calls]:
         assert float(out.scores[2]) == lowest
         np.testing.assert_array_equal(out.embeddings[2].astype(jnp.float32), 0)
-        assert np.all(np.isfinite(out.embeddings.astype(jnp.float32)))
+        chex.assert_tree_all_finite(out.embeddings.astype(jnp.float32))
 
 
 def test_nan_ranks_first_in_8_bits_whatever_its_bits():
@@ -115,4 +114,4 @@ def test_a_nan_of_weight_0_reaches_no_slot_and_no_tangent():
     np.testing.assert_array_equal(soft(scores, **hard), 1)
     np.testing.assert_array_equal(jax.jvp(lambda v: soft(v, **hard), (scores,), (scores,))[1], 0)
     for options in (hard | {"where": scores > 0}, {"where": scores > 0}, {"candidates": 3}):
-        assert np.all(np.isfinite(jax.grad(lambda v: jnp.sum(soft(v, **options)))(scores)))  # noqa: B023
+        chex.assert_tree_all_finite(jax.grad(lambda v: jnp.sum(soft(v, **options)))(scores))  # noqa: B023

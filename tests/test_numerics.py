@@ -3,6 +3,7 @@
 from functools import partial
 from itertools import product
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -204,7 +205,7 @@ def test_weak_types_are_taken_for_what_they_are():
         shtopk.iterative_topk(weak, scores, 2),
     ):
         assert out.embeddings.shape[:1] == out.scores.shape == (2,)
-        assert finite(out)
+        chex.assert_tree_all_finite(out)
     np.testing.assert_array_equal(shtopk.topk_mask(weak, 2), shtopk.topk_mask(jnp.ones(6), 2))
     assert jax.grad(lambda c: shtopk.topk_mask(scores, 2, boost=shtopk.Scaled(c))[0])(1.0).dtype == "float64"
 

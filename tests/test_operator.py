@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,20 +75,28 @@ def test_every_boost_is_the_papers(n, k, boost, reseed):
     np.testing.assert_allclose(out.scores, want_scores, rtol=1e-9, atol=1e-9)
 
 
-def test_a_tournament_by_hand():
-    # 4 meets 1 and 3 meets 2; each winner takes 3/4.
-    scores = jnp.array([1.0, 4.0, 2.0, 3.0])
-    out = shtopk.topk(scores[:, None], scores, 2, boost=lambda high, low, where: 0.75 + 0 * high)
-    np.testing.assert_allclose(out.scores, [0.75 * 4 + 0.25 * 1, 0.75 * 3 + 0.25 * 2])
-    np.testing.assert_allclose(out.embeddings[:, 0], out.scores)
+def three_quarters(high, low, where):
+    return 0.75 + 0 * high
 
 
-def test_a_qualifying_round_by_hand():
-    # Six for two slots: four survive the first round, so 6 and 5 have byes; 4 meets 1, 3 meets 2.
-    scores = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    out = shtopk.topk(scores[:, None], scores, 2, boost=lambda high, low, where: 0.75 + 0 * high)
-    three_two, four_one = 0.75 * 3 + 0.25 * 2, 0.75 * 4 + 0.25 * 1
-    np.testing.assert_allclose(out.scores, [0.75 * 6 + 0.25 * three_two, 0.75 * 5 + 0.25 * four_one])
+class TestByHand(chex.TestCase):
+    """With and without `jit`, of NumPy's arrays and of JAX's."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
+    def test_a_tournament(self):
+        # 4 plays 1 and 3 plays 2; each winner takes 3/4.
+        scores = np.array([1.0, 4.0, 2.0, 3.0])
+        out = self.variant(lambda e, v: shtopk.topk(e, v, 2, boost=three_quarters))(scores[:, None], scores)
+        np.testing.assert_allclose(out.scores, [0.75 * 4 + 0.25 * 1, 0.75 * 3 + 0.25 * 2])
+        np.testing.assert_allclose(out.embeddings[:, 0], out.scores)
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
+    def test_a_qualifying_round(self):
+        # Six for two slots: four survive the first round, so 6 and 5 have byes; 4 plays 1, 3 plays 2.
+        scores = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+        out = self.variant(lambda e, v: shtopk.topk(e, v, 2, boost=three_quarters))(scores[:, None], scores)
+        three_two, four_one = 0.75 * 3 + 0.25 * 2, 0.75 * 4 + 0.25 * 1
+        np.testing.assert_allclose(out.scores, [0.75 * 6 + 0.25 * three_two, 0.75 * 5 + 0.25 * four_one])
 
 
 def test_leading_axes_vmap_and_a_loop_agree():

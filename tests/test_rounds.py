@@ -1,5 +1,6 @@
 """The parts: seeding, a match, the schedule of rounds, and pooling as a bilinear operation."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +59,7 @@ def test_a_boost_sees_finite_scores_only():
     shtopk.topk_mask(scores, 2, boost=boost, where=scores != 4).block_until_ready()
     jax.effects_barrier()
     assert seen
-    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(seen))
+    chex.assert_tree_all_finite(seen)
 
 
 @pytest.mark.parametrize("opening", [0, 1, 5])

@@ -1,5 +1,6 @@
 """The contract's semantics row by row: ties, NaN, infinities, masks, the smallest sizes, dtypes."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +13,6 @@ pytestmark = pytest.mark.usefixtures("little_effort")
 BOOSTS = [shtopk.Scaled(5.0), shtopk.Power(), shtopk.Relative()]
 EVERY_BOOST = pytest.mark.parametrize("boost", BOOSTS, ids=repr)
 EITHER_SORT = pytest.mark.parametrize("reseed", [True, False])
-
-
-def finite(tree):
-    return all(np.all(np.isfinite(x)) for x in jax.tree.leaves(tree))
 
 
 def gradients(scores, k, **options):
@@ -44,7 +41,7 @@ def test_all_equal_scores_share_evenly(n, k, value, reseed, boost):
     powers = 0.5 ** np.arange(rounds + 1)
     assert np.all(np.isin(np.asarray(selection.mask()), powers))
     np.testing.assert_allclose(selection.scores, value)
-    assert finite(gradients(scores, k, boost=boost, reseed=reseed))
+    chex.assert_tree_all_finite(gradients(scores, k, boost=boost, reseed=reseed))
 
 
 def test_ties_go_to_the_lower_index():
@@ -64,7 +61,7 @@ def test_plus_infinity_ranks_first_and_equal_infinities_tie(reseed, boost):
     np.testing.assert_allclose(out.embeddings[0], jnp.eye(8)[1])
     np.testing.assert_allclose(out.embeddings[1], [0, 0, 0, 0, 0.5, 0, 0.5, 0])
     assert out.scores.tolist() == [inf, inf]
-    assert finite(gradients(scores, 2, boost=boost, reseed=reseed))
+    chex.assert_tree_all_finite(gradients(scores, 2, boost=boost, reseed=reseed))
 
 
 @EVERY_BOOST
@@ -72,11 +69,11 @@ def test_plus_infinity_ranks_first_and_equal_infinities_tie(reseed, boost):
 def test_minus_infinity_loses_and_does_no_harm(reseed, boost):
     scores = jnp.array([1.0, -jnp.inf, 0.5, -jnp.inf, -jnp.inf, 0.25, -jnp.inf, -jnp.inf])
     mask = shtopk.topk_mask(scores, 2, boost=boost, reseed=reseed)
-    assert finite(mask)
+    chex.assert_tree_all_finite(mask)
     np.testing.assert_array_equal(mask[jnp.isinf(scores)], 0)
     np.testing.assert_allclose(mask.sum(), 2)
     d_embeddings, d_scores = gradients(scores, 2, boost=boost, reseed=reseed)
-    assert finite((d_embeddings, d_scores))
+    chex.assert_tree_all_finite((d_embeddings, d_scores))
     np.testing.assert_array_equal(d_scores[jnp.isinf(scores)], 0)
     everyone = shtopk.topk(jnp.eye(8), jnp.full(8, -jnp.inf), 2, boost=boost, reseed=reseed)
     np.testing.assert_allclose(everyone.embeddings.sum(-1), 1)
@@ -91,8 +88,8 @@ def test_nan_ranks_first_and_is_never_dropped(sign, reseed, boost):
     out = shtopk.topk(jnp.eye(8), scores, 2, boost=boost, reseed=reseed)
     assert np.all(np.isnan(out.embeddings[0, 2]))
     assert np.isnan(out.scores[0])
-    assert finite(out.embeddings[1])
-    assert finite(out.scores[1])
+    chex.assert_tree_all_finite(out.embeddings[1])
+    chex.assert_tree_all_finite(out.scores[1])
     mask = shtopk.topk_mask(scores, 2, boost=boost, reseed=reseed)
     assert np.isnan(mask[2])
     assert shtopk.hard_topk(jnp.eye(8), scores, 1).embeddings.argmax() == 2
@@ -113,7 +110,7 @@ def test_a_masked_call_is_the_call_on_the_rows_that_take_part(reseed):
         return jnp.sum(shtopk.topk(e, v, 5, where=where, reseed=reseed).embeddings ** 2)
 
     d_embeddings, d_scores = jax.grad(loss, (0, 1))(jnp.asarray(embeddings), jnp.asarray(scores))
-    assert finite((d_embeddings, d_scores))
+    chex.assert_tree_all_finite((d_embeddings, d_scores))
     for b in range(2):
         keep = where[b]
         e, v = jnp.asarray(embeddings[b][keep]), jnp.asarray(scores[b][keep])
@@ -152,7 +149,7 @@ def test_fewer_valid_rows_than_k_leave_surplus_slots(valid, order, reseed):
         np.testing.assert_array_equal(out.embeddings[:valid], rows)
         np.testing.assert_array_equal(out.embeddings[valid:], 0)
         np.testing.assert_array_equal(out.scores[valid:], -jnp.inf)
-        assert finite(out.scores[:valid])
+        chex.assert_tree_all_finite(out.scores[:valid])
     mask = shtopk.topk_mask(scores, k, where=where, reseed=reseed)
     np.testing.assert_array_equal(mask, where.astype(mask.dtype))
 
@@ -246,4 +243,4 @@ def test_in_32_bits_and_standard_promotion(x32):
     np.testing.assert_allclose(shtopk.topk_mask(scores, jnp.int32(4)), shtopk.topk_mask(scores, 4), rtol=1e-5)
     gradient = jax.grad(lambda v: jnp.sum(shtopk.topk(embeddings, v, 4).embeddings))(jnp.asarray(scores))
     assert gradient.dtype == jnp.float32
-    assert finite(gradient)
+    chex.assert_tree_all_finite(gradient)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,7 @@ close = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
 
 
 def same(got, want):
-    jax.tree.map(close, got, want)
+    chex.assert_trees_all_close(got, want, rtol=1e-9, atol=1e-12)
 
 
 def draw(n, batch=2, d=3, seed=0):

@@ -2,6 +2,7 @@
 
 from itertools import combinations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +59,7 @@ def test_the_order_of_the_indices_does_not_matter():
     selection = shtopk.select(V, K)
     indices = selection.sample(jax.random.key(1))
     np.testing.assert_allclose(selection.log_prob(indices), selection.log_prob(indices[:, ::-1]), rtol=1e-12)
-    assert np.all(np.isfinite(selection.log_prob(indices)))
+    chex.assert_tree_all_finite(selection.log_prob(indices))
 
 
 def test_subsets_that_cannot_be_drawn_have_probability_zero():
@@ -100,9 +101,9 @@ def test_gradients_of_log_prob_and_entropy_are_finite(sharpness, x32):
         selection = shtopk.select(v, K, boost=shtopk.Scaled(sharpness))
         return jnp.sum(selection.log_prob(draws)) + jnp.sum(selection.entropy())
 
-    assert np.all(np.isfinite(jax.jit(jax.grad(both))(scores)))
+    chex.assert_tree_all_finite(jax.jit(jax.grad(both))(scores))
     many = jax.grad(lambda v: jnp.sum(shtopk.select(v, K).log_prob(jnp.asarray(SUBSETS[:, None]))))(scores)
-    assert np.all(np.isfinite(many))
+    chex.assert_tree_all_finite(many)
 
 
 def test_the_score_function_has_mean_zero():
@@ -182,7 +183,7 @@ def test_a_surplus_slot_stays_empty_when_drawn():
                 shtopk.topk(E, v, K, where=where, draw=0.5, key=jax.random.key(0), order=order).embeddings
             )
         )(V)
-        assert np.all(np.isfinite(gradient))
+        chex.assert_tree_all_finite(gradient)
 
 
 def test_old_style_keys_are_keys():
@@ -245,9 +246,7 @@ def test_a_leading_axis_of_size_1_is_shared(choose):
 
         gradient, out = jax.grad(loss, (0, 1), has_aux=True)(payload, scores)
         want_gradient, want = jax.grad(copied, (0, 1), has_aux=True)(payload, scores)
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12), out, want)
-        for got, other in zip(gradient, want_gradient, strict=True):
-            np.testing.assert_allclose(got, other, rtol=1e-9, atol=1e-12)
+        chex.assert_trees_all_close((gradient, out), (want_gradient, want), rtol=1e-9, atol=1e-12)
 
 
 def test_experts_share_their_tokens():

@@ -29,7 +29,7 @@ def test_sharpness_grows_geometrically_and_noise_fades(progress):
     np.testing.assert_allclose(noisy.scores - quiet.scores, noise, atol=1e-12)
 
 
-def test_a_traced_progress_compiles_once_and_is_held_to_its_range():
+def test_a_traced_progress_compiles_once_and_stays_in_range():
     step = jax.jit(chex.assert_max_traces(lambda progress: shtopk.anneal(V, progress, KEY), n=1))
     outs = [step(progress) for progress in (-0.5, 0.0, 1.0, 1.5)]
     jax.tree.map(np.testing.assert_array_equal, outs[0], outs[1])

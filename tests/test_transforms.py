@@ -3,6 +3,7 @@
 from functools import cache
 from itertools import product
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,11 +22,8 @@ EVERY_DERIVATIVE = pytest.mark.parametrize("name", DIFFERENTIABLE)
 
 
 def same(got, want, words=""):
-    def leaf(got, want):
-        assert (got.shape, got.dtype) == (want.shape, want.dtype), words
-        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-11, err_msg=words)
-
-    jax.tree.map(leaf, got, want)
+    chex.assert_trees_all_equal_shapes_and_dtypes(got, want, custom_message=words)
+    chex.assert_trees_all_close(got, want, rtol=1e-9, atol=1e-11, custom_message=words)
 
 
 def test_every_public_name_is_in_the_table():

@@ -36,7 +36,7 @@ DISTRIBUTIONS = {
     "offset 1e5": lambda key, v: v + 1e5,
     "half padded by -1e9": lambda key, v: jnp.where(jnp.arange(v.shape[0]) % 2 == 0, v, -1e9),
 }
-METHODS = {"default": {}, "default, reseed": {"reseed": True}}
+METHODS = {"default": {}, "default, reseed=True": {"reseed": True}}
 
 
 def measurement(n, k, scores_of):

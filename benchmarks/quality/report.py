@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 
 from benchmarks import records
+from benchmarks.quality.measure import OTHERS
 
 # name in the results: label, colour, line style
 CURVES = {
@@ -55,9 +56,9 @@ def summary(results):
     worst = min(rows, key=lambda row: row["methods"]["default"]["nccs"][0])
     margin = min(row["methods"]["default"]["nccs"][0] - row["published"]["power"][0] for row in rows)
     once = max(
-        abs(row["methods"][name]["nccs"][0] - row["methods"][f"{name}, sort once"]["nccs"][0])
+        abs(row["methods"][name]["nccs"][0] - row["methods"][other]["nccs"][0])
         for row in rows
-        for name in ("power", "scaled", "default")
+        for name, other in OTHERS.items()
     )
     few = [row for row in rows if "default, candidates=4k" in row["methods"]]
     cut = max(

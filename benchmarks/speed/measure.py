@@ -14,8 +14,8 @@ MODES = ("forward", "gradient in scores", "gradient in both")
 
 OURS = {
     "shtopk": lambda e, v, k: shtopk.topk(e, v, k),
-    "shtopk, sort once": lambda e, v, k: shtopk.topk(e, v, k, reseed=False),
-    "shtopk, candidates=4k": lambda e, v, k: shtopk.topk(e, v, k, reseed=False, candidates=4 * k),
+    "shtopk, candidates=4k": lambda e, v, k: shtopk.topk(e, v, k, candidates=4 * k),
+    "shtopk, reseed=True": lambda e, v, k: shtopk.topk(e, v, k, reseed=True),
 }
 PEERS = {
     "top_k + gather, gated": peers.gated,

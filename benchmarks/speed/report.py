@@ -7,8 +7,8 @@ from benchmarks.speed import summary
 
 COLOURS = {
     "shtopk": ("#0072b2", "-"),
-    "shtopk, sort once": ("#0072b2", "--"),
     "shtopk, candidates=4k": ("#0072b2", ":"),
+    "shtopk, reseed=True": ("#0072b2", "--"),
     "top_k + gather, gated": ("#009e73", "-"),
     "plain port": ("#d55e00", "-"),
     "softsort": ("#cc79a7", "-"),
@@ -32,7 +32,7 @@ def text(results):
     )
     if hardware["backend"] == "cpu":
         yield "GPU: not measured."
-    yield from ["", *summary.lines(results["rows"])]
+    yield from ["", *summary.lines(results["rows"]), "", *summary.growth_lines(results["rows"])]
     for section in dict.fromkeys(row["section"] for row in results["rows"]):
         rows = [row for row in results["rows"] if row["section"] == section]
         for mode in results["settings"]["modes"]:

@@ -1,6 +1,10 @@
-"""The speed benchmark in a few ratios, each with the cell that is worst: what the docs quote."""
+"""The speed benchmark in a few comparisons, in words: what the docs and the README quote."""
 
-STEP = "gradient in both"
+from benchmarks import records
+
+STEP = "gradient in both"  # of a training step: outputs and both gradients
+OURS, CANDIDATES, RESEED = "shtopk", "shtopk, candidates=4k", "shtopk, reseed=True"
+LARGEST, SMALLEST = 2**20, 2**16  # of the cells in which n grows
 
 
 def ratios(rows, method, other, mode):
@@ -17,23 +21,36 @@ def large(rows):
 
 
 def questions(rows):
-    """`(what is asked, cells, method, other, mode)`."""
+    """`(method, other, the cells in words, cells)`."""
     cells = large(rows)
     few = [row for row in cells if row["k"] <= row["n"] // 16]
     contested = [row for row in cells if row["k"] >= 8]
     widest = [row for row in contested if row["n"] >= 8192 and row["k"] >= 256]
-    wide = [row for row in cells if row["d"] >= 256]
-    for mode in ("forward", STEP):
-        yield f"{mode}: n >= 1024", cells, "shtopk", "plain port", mode
-        yield f"{mode}: n >= 1024", cells, "shtopk", "shtopk, sort once", mode
-        yield f"{mode}: n >= 1024, k >= 8", contested, "shtopk, sort once", "softsort", mode
-        yield f"{mode}: n >= 8192, k >= 256", widest, "shtopk, sort once", "softsort", mode
-        yield f"{mode}: k <= n / 16", few, "shtopk, candidates=4k", "top_k + gather, gated", mode
-    yield f"{STEP}: d >= 256", wide, "shtopk, sort once", "plain port", STEP
+    yield OURS, "plain port", "n >= 1024", cells
+    yield OURS, "plain port", "n >= 1024, d >= 256", [row for row in cells if row["d"] >= 256]
+    yield OURS, "softsort", "n >= 1024, k >= 8", contested
+    yield OURS, "softsort", "n >= 8192, k >= 256", widest
+    yield OURS, "top_k + gather, gated", "n >= 1024", cells
+    yield CANDIDATES, "top_k + gather, gated", "n >= 1024, k <= n / 16", few
+    yield OURS, RESEED, "n >= 1024", cells
+
+
+def lines(rows):
+    """Markdown: a comparison a line, and the cell in which the training step compares worst."""
+    head = ["compared", "cells", "forward", "training step", "worst step: batch, n, k, d"]
+    table = []
+    for method, other, words, cells in questions(rows):
+        found = ratios(cells, method, other, STEP)
+        if found:
+            _, worst = max(found, key=lambda x: x[0])
+            times = (in_words(cells, method, other, mode) for mode in ("forward", STEP))
+            size = ", ".join(str(worst[name]) for name in ("batch", "n", "k", "d"))
+            table.append([f"{method} and {other}", words, *times, size])
+    yield from records.markdown(head, table)
 
 
 def growth(rows, method, mode):
-    """`{k: how many times as long n = 2**20 takes as n = 2**16}`, for k = 64 and k = n / 16."""
+    """`{k: how many times as long the largest n takes as the smallest}`, for k = 64 and k = n / 16."""
     found = {}
     for name, k_of in {"64": lambda n: 64, "n / 16": lambda n: n // 16}.items():
         ms = {
@@ -41,24 +58,30 @@ def growth(rows, method, mode):
             for row in rows
             if row["section"] == "growth" and row["k"] == k_of(row["n"])
         }
-        if {2**16, 2**20} <= ms.keys():
-            found[name] = ms[2**20] / ms[2**16]
+        if {SMALLEST, LARGEST} <= ms.keys():
+            found[name] = ms[LARGEST] / ms[SMALLEST]
     return found
 
 
-def lines(rows):
-    """Markdown: the ratios, lowest and highest."""
-    yield "| cells | how many times as long | lowest | highest |"
-    yield "| --- | --- | --- | --- |"
-    for asked, cells, method, other, mode in questions(rows):
-        found = sorted(ratios(cells, method, other, mode), key=lambda x: x[0])
-        if found:
-            ends = (
-                f"{value:.3g} (batch {row['batch']}, n = {row['n']}, k = {row['k']}, d = {row['d']})"
-                for value, row in (found[0], found[-1])
-            )
-            yield f"| {asked} | {method} against {other} | " + " | ".join(ends) + " |"
-    for method in ("shtopk", "shtopk, sort once"):
-        for mode in ("forward", STEP):
-            for k, times in growth(rows, method, mode).items():
-                yield f"| {mode}: k = {k} | {method}, n = 2^20 against n = 2^16 | {times:.3g} | {times:.3g} |"
+def growth_lines(rows):
+    """Markdown: how the time grows from n = 2^16 to 2^20."""
+    table = [
+        [f"k = {k}", *(f"{growth(rows, OURS, mode)[k]:.3g} times" for mode in ("forward", STEP))]
+        for k in growth(rows, OURS, STEP)
+    ]
+    yield from records.markdown(["16 times as many candidates", "forward", "training step"], table)
+
+
+def in_words(rows, ours, theirs, mode):
+    """How many times faster or slower `ours` is than `theirs`, from the lowest to the highest."""
+    found = sorted(ratio for ratio, _ in ratios(rows, ours, theirs, mode))
+    low, high = found[0], found[-1]
+    if high < 1:
+        return f"{two_digits(1 / high)} to {two_digits(1 / low)} times faster"
+    if low > 1:
+        return f"{two_digits(low)} to {two_digits(high)} times slower"
+    return f"up to {two_digits(1 / low)} times faster, up to {two_digits(high)} times slower"
+
+
+def two_digits(number):
+    return f"{records.rounded(number, 2):g}"
