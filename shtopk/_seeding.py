@@ -32,11 +32,8 @@ def _sort(scores, live):
     bits = lax.bitcast_convert_type(_canonical(scores), bits_dtype)
     key = ~_ordered(bits) if live is None else jnp.where(live, ~_ordered(bits), dead)
     index = lax.iota(jnp.int32, scores.shape[0])
-    if key.dtype.itemsize == 8 or _enable_x64 is None:
-        key, order = lax.sort((key, index), num_keys=1, is_stable=True)
-    else:
-        key, order = _sort_packed(key.astype(jnp.int32), index)
-    ranked = lax.bitcast_convert_type(_ordered(~key.astype(bits_dtype)), scores.dtype)
+    key, order = _sort_pairs(key, index)
+    ranked = lax.bitcast_convert_type(_ordered(~key), scores.dtype)
     return order, ranked if live is None else jnp.where(key == dead, 0, ranked)
 
 
@@ -45,12 +42,14 @@ def _ordered(bits):
     return jnp.where(bits < 0, bits ^ jnp.iinfo(bits.dtype).max, bits)
 
 
-def _sort_packed(key, index):
-    """`key` and `index` `(n,)` int32, sorted by both: key above, index below in one 64-bit integer.
+def _sort_pairs(key, index):
+    """`key` `(n,)` int32 or int64 and `index` `(n,)` int32, sorted by both.
 
-    XLA sorts one operand 6 to 9 times faster on CPU than two. No two are equal, so the sort need not be stable, and a
-    GPU sorts no index beside it.
+    A key of 32 bits is packed above its index in one 64-bit integer. XLA sorts one operand 6 to 9 times faster on CPU
+    than two. No two are equal, so the sort need not be stable, and a GPU sorts no index beside it.
     """
+    if key.dtype.itemsize == 8 or _enable_x64 is None:
+        return lax.sort((key, index), num_keys=1, is_stable=True)
     # The 32 is widened as an array: a literal of 64 bits would be cut to 32 when the user's setting is back in force,
     # at lowering.
     with _enable_x64(True):

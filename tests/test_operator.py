@@ -79,10 +79,13 @@ def three_quarters(high, low, where):
     return 0.75 + 0 * high
 
 
+variants: Any = chex.variants  # which chex types as `object`
+
+
 class TestByHand(chex.TestCase):
     """With and without `jit`, of NumPy's arrays and of JAX's."""
 
-    @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
+    @variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
     def test_a_tournament(self):
         # 4 plays 1 and 3 plays 2; each winner takes 3/4.
         scores = np.array([1.0, 4.0, 2.0, 3.0])
@@ -90,7 +93,7 @@ class TestByHand(chex.TestCase):
         np.testing.assert_allclose(out.scores, [0.75 * 4 + 0.25 * 1, 0.75 * 3 + 0.25 * 2])
         np.testing.assert_allclose(out.embeddings[:, 0], out.scores)
 
-    @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
+    @variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
     def test_a_qualifying_round(self):
         # Six for two slots: four survive the first round, so 6 and 5 have byes; 4 plays 1, 3 plays 2.
         scores = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
