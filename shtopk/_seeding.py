@@ -33,8 +33,8 @@ def _sort(scores, live):
     key = ~_ordered(bits) if live is None else jnp.where(live, ~_ordered(bits), dead)
     index = lax.iota(jnp.int32, scores.shape[0])
     key, order = _sort_pairs(key, index)
-    ranked = lax.bitcast_convert_type(_ordered(~key), scores.dtype)
-    return order, ranked if live is None else jnp.where(key == dead, 0, ranked)
+    bits = _ordered(~key) if live is None else jnp.where(key == dead, 0, _ordered(~key))
+    return order, lax.bitcast_convert_type(bits, scores.dtype)
 
 
 def _ordered(bits):
