@@ -80,7 +80,8 @@ def in_words(rows, ours, theirs, mode):
         return f"{two_digits(1 / high)} to {two_digits(1 / low)} times faster"
     if low > 1:
         return f"{two_digits(low)} to {two_digits(high)} times slower"
-    return f"up to {two_digits(1 / low)} times faster, up to {two_digits(high)} times slower"
+    slowest = "level at worst" if two_digits(high) == "1" else f"up to {two_digits(high)} times slower"
+    return f"up to {two_digits(1 / low)} times faster, {slowest}"
 
 
 def two_digits(number):
