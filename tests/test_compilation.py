@@ -127,5 +127,6 @@ def test_few_candidates_cost_no_sort_of_all():
     """XLA's top k, which it gives up for a sort if the values that come beside the indices are read."""
     scores = jnp.zeros((2, 1024), jnp.float32)
     program = jax.jit(lambda v: shtopk.topk_mask(v, 4, candidates=16)).lower(scores).compile().as_text()
+    assert program is not None
     assert 'custom_call_target="TopK"' in program
     assert " sort(" not in program
