@@ -24,13 +24,13 @@ BARS = {
     Cell(16, 16384, 256, 32): {
         "default": (22, 40),
         "where=": (33, 60),
-        "reseed=True": (33, 55),
+        "reseed=True": (34, 55),
         "temporary": 0.35,
     },
     Cell(16, 8192, 256, 256): {
         "default": (13, 28),
         "where=": (19, 42),
-        "reseed=True": (23, 50),
+        "reseed=True": (24, 50),
         "temporary": 0.1,
     },
     Cell(16, 1024, 32, 512): {

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from benchmarks.compiled import report as compiled
 from benchmarks.speed import report, summary
 from benchmarks.speed.measure import MODES, OURS, arrays, cell, task
 
@@ -13,6 +14,7 @@ RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 QUALITY = json.loads((RESULTS / "quality.json").read_text())
 SCORES = json.loads((RESULTS / "quality-scores.json").read_text())
 FRONTIER = json.loads((RESULTS / "frontier.json").read_text())
+COMPILED = json.loads((RESULTS / "compiled-h100.json").read_text())
 SPEED = json.loads((RESULTS / "speed.json").read_text())
 
 
@@ -81,6 +83,26 @@ def test_the_docs_of_speed_show_the_committed_results():
     assert "\n".join(summary.growth_lines(SPEED["rows"])) in docs
     assert "\n".join(report.stages(SPEED["stages"])) in docs
     assert (RESULTS / "speed.md").read_text() == "\n".join(report.text(SPEED))
+
+
+def launches(way, mode):
+    return {
+        (row["n"], row["k"], row["d"]): row["launches"]
+        for row in COMPILED["rows"]
+        if (row["way"], row["mode"]) == (way, mode)
+    }
+
+
+def test_what_the_docs_say_of_kernels_on_a_gpu():
+    docs = (RESULTS.parent.parent / "docs" / "speed.md").read_text()
+    assert "\n".join(compiled.table(COMPILED["rows"], compiled.launches)) in docs
+    for mode in ("forward", "gradient"):
+        ours, port = launches("default", mode), launches("plain port", mode)
+        assert set(ours) == set(port)
+        assert all(ours[cell] <= port[cell] for cell in ours)
+    reseeded, port = launches("reseed=True", "forward"), launches("plain port", "forward")
+    assert len(reseeded) == 4
+    assert all(reseeded[cell] > port[cell] for cell in reseeded)
 
 
 def test_what_the_docs_say_of_few_slots():
