@@ -16,7 +16,7 @@ D, CHUNK, SEED = 32, 16, 0
 BOOSTS = {"power": shtopk.Power(20.0), "scaled": shtopk.Scaled(60.0), "default": shtopk.Relative()}
 # The two of the paper sort before every round, as published; the default sorts once.
 RESEED = {"power": True, "scaled": True, "default": False}
-OTHERS = {"power": "power, sort once", "scaled": "scaled, sort once", "default": "default, reseed=True"}
+OTHERS = {name: f"{name}, {'sort once' if reseed else 'reseed=True'}" for name, reseed in RESEED.items()}
 
 ALPHAS = {"iterative": 1.0, "iterative, alpha=2": 2.0}
 

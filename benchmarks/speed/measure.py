@@ -132,7 +132,7 @@ def compile_times(quick):
         arguments = arrays(c)
         seconds = {}
         for name, method in (OURS | {"plain port": peers.plain_port}).items():
-            for mode in ("forward", "gradient in both"):
+            for mode in modes(c):
                 # A function of its own each time, and the median of three: nothing comes from a cache.
                 taken = [compiled(task(method, mode, k), *arguments).seconds for _ in range(3)]
                 seconds.setdefault(name, {})[mode] = records.rounded(sorted(taken)[1], 3)

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks import records
 from benchmarks.speed import summary
+from benchmarks.speed.measure import modes
 
 COLOURS = {
     "shtopk": ("#0072b2", "-"),
@@ -35,7 +36,7 @@ def text(results):
     yield from ["", *summary.lines(results["rows"]), "", *summary.growth_lines(results["rows"])]
     for section in dict.fromkeys(row["section"] for row in results["rows"]):
         rows = [row for row in results["rows"] if row["section"] == section]
-        for mode in next(iter(rows[0]["methods"].values())):
+        for mode in modes(rows[0]):
             yield from ["", f"## {section}: {mode}", "", *times(rows, mode)]
         yield from ["", f"## {section}: temporary memory, in units of the size of E", "", *memory(rows)]
     yield from ["", "## Stages", "", *stages(results["stages"])]
