@@ -24,9 +24,9 @@ def x32():
     jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def little_effort():
-    """Programs are compiled with little optimization: the test is about what they compute, not about the compiler."""
+    """Programs of a module are compiled with little optimization: the test is about what they compute, not about the compiler."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -1,6 +1,7 @@
 """The guide to many devices: its code runs as it stands, its numbers are those of the committed results."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -23,7 +24,8 @@ ROWS = DEVICES["rows"]
 @pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="the guide imports it from where it now is")
 def test_the_guides_program_runs_and_learns():
     program = "\n".join(re.findall(r"```{code-cell}\n(.*?)```", GUIDE, flags=re.DOTALL))
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    env = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)
     *steps, selection = done.stdout.splitlines()
     right = [float(line.split("right ")[1]) for line in steps]
     assert right[0] < 0.5  # of four classes
