@@ -26,7 +26,7 @@ def x32():
 
 @pytest.fixture(scope="module")
 def little_effort():
-    """Programs of a module are compiled with little optimization: the test is about what they compute, not about the compiler."""
+    """A module's programs are compiled with little optimization: it tests what they compute, not the compiler."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
