@@ -22,11 +22,11 @@ def run(quick, target=None):
     for reason in filter(None, map(targets.missing, chosen)):
         raise SystemExit(reason)
     directory = records.directory(quick)
-    found, skipped = cases(quick)
-    for left in skipped:
-        print("left out: {way} at n = {n}, k = {k}, d = {d}: {reason}".format(**left))
     for name in chosen:
         started = time.monotonic()
+        found, skipped = cases(name, quick)
+        for left in skipped:
+            print("left out: {way} at n = {n}, k = {k}, d = {d}: {reason}".format(**left))
         rows = list(tqdm(measured(name, found), desc=name, total=len(found), unit="program"))
         settings = {
             "dtype": "float32",

@@ -5,7 +5,7 @@ import json
 import matplotlib.pyplot as plt
 
 from benchmarks import records
-from benchmarks.compiled.cells import CELLS, MODES, QUICK_CELLS, SERIES, SERIES_N, SERIES_WAYS
+from benchmarks.compiled.cells import CELLS, MODES, PLOTTED, QUICK_CELLS, SERIES, SERIES_N, SERIES_WAYS
 from benchmarks.compiled.targets import TARGETS
 from benchmarks.compiled.ways import WAYS
 
@@ -17,8 +17,8 @@ def report(directory):
     """Write `compiled.md` and `compiled.png` from what `directory` holds."""
     results = read(directory)
     records.replace(directory / "compiled.md", "\n".join(text(results)))
-    first = next(iter(results.values()))
-    figure(first, directory / "compiled.png")
+    if PLOTTED in results:
+        figure(results[PLOTTED], directory / "compiled.png")
 
 
 def read(directory):
