@@ -25,7 +25,9 @@ ROWS = DEVICES["rows"]
 def test_the_guides_program_runs_and_learns():
     program = "\n".join(re.findall(r"```{code-cell}\n(.*?)```", GUIDE, flags=re.DOTALL))
     env = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env
+    )
     *steps, selection = done.stdout.splitlines()
     right = [float(line.split("right ")[1]) for line in steps]
     assert right[0] < 0.5  # of four classes

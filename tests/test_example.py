@@ -28,7 +28,9 @@ EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 def test_an_example_runs(example, words, tmp_path):
     picture = tmp_path / "picture.png"
     command = [sys.executable, "-W", "error", EXAMPLES / f"{example}.py", "--quick", "--out", picture]
-    env = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # a short run spends most of its time in the compiler
+    env = os.environ | {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"
+    }  # a short run spends most of its time in the compiler
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     for word in words:

@@ -220,7 +220,7 @@ def test_what_the_docs_say_of_the_parts_of_the_recipe():
     xor, orange, switch, additive = (
         f"features-{name}" for name in ("xor", "orange-skin", "switch", "additive")
     )
-    assert [ROWS[task]["recipe, Relative"]["failed"] for task in (marked, digits)] == [1, 2]
+    assert [ROWS[task]["recipe, Relative"]["failed"] for task in (marked, digits)] == [0, 2]
     behind = [round(mean(task, "recipe") - mean(task, "recipe, Relative"), 3) for task in (orange, switch)]
     assert behind == [0.009, 0.0]
     assert ROWS[digits]["recipe, 0.5 to 16"]["failed"] == 4
@@ -257,11 +257,17 @@ def test_what_the_docs_say_of_the_default_boost_in_training():
     for task in EIGHT:
         ahead = standard_errors(task, "recipe, Relative", "recipe, geometric quantile")
         told[task] = "ahead" if ahead > 1 else "behind" if ahead < -1 else "level"
-    won = {"digits-256", "features-orange-skin", "features-xor"}  # by 1.02 standard errors on the last
+    won = {
+        "marked-tokens",
+        "digits-256",
+        "features-orange-skin",
+        "features-xor",
+    }  # by 1.02 standard errors on the last
     assert {task for task, said in told.items() if said == "ahead"} == won
     assert {task for task, said in told.items() if said == "behind"} == {"features-additive"}
     names = ("recipe, geometric quantile", "recipe, Relative")
-    assert [mean("digits-256", name) for name in names] == [0.879, 0.958]
+    assert [mean("digits-256", name) for name in names] == [0.879, 0.963]
+    assert [mean("marked-tokens", name) for name in names] == [0.795, 0.937]
     assert [mean("features-orange-skin", name) for name in names] == [0.799, 0.814]
     assert [mean("features-xor", name) for name in names] == [0.614, 0.629]
     assert [mean("features-additive", name) for name in names] == [0.949, 0.942]
@@ -269,12 +275,15 @@ def test_what_the_docs_say_of_the_default_boost_in_training():
 
 def test_shortcuts_from_the_first_step_cost_score():
     narrow, wide = "Relative, annealed, candidates=8k", "Relative, annealed"
-    for task in ("marked-tokens", "digits-256", "selective-copying"):
-        assert mean(task, narrow) < mean(task, wide)
+    for task in EIGHT:
+        assert abs(standard_errors(task, narrow, wide)) <= 2
+    failing = {task for task in EIGHT if ROWS[task]["Relative, straight-through"]["failed"] == 5}
+    assert failing == {"selective-copying", "digits-256", "digits-1024"}
+    assert ROWS["marked-tokens"]["Relative, straight-through"]["failed"] == 3
     last = [
         task
         for task, rows in ((task, ROWS[task]) for task in EIGHT)
         if "Relative, straight-through" in sorted(rows, key=lambda name: rows[name]["mean"])[:5]
     ]
-    assert (len(last), len(EIGHT)) == (6, 8)
+    assert (len(last), len(EIGHT)) == (5, 8)
     assert ROWS["digits-1024"][wide]["failed"] == ROWS["digits-1024"][narrow]["failed"] == 5

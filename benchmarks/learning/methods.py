@@ -38,9 +38,7 @@ def slots(out):
     return out.embeddings, jnp.ones(out.scores.shape)
 
 
-def recipe(
-    boost=shtopk.Scaled, sharpness=(0.1, 100.0), noise=0.5, scale=1.0, shift=0.0, pace=1.0, log=False
-):
+def recipe(boost=shtopk.Scaled, sharpness=(0.1, 100.0), noise=0.5, scale=1.0, shift=0.0, pace=1.0, log=False):
     """The documented recipe: every row weighed by the soft mask, soft at first and sharp at the end.
 
     Or with one thing changed: a part of it, the scores that come out of the network, or the pace.

@@ -71,10 +71,11 @@ def limits():
 
 def tournament(n, k):
     def play(scores, reseed):
-        width = k << _rounds.round_count(n, k)
+        rounds = _rounds.round_count(n, k)
 
         def row(v):
-            return _rounds.play(jnp.pad(v, (0, width - n)), n, k, shtopk.Relative(), reseed)[:2]
+            padded = jnp.pad(v, (0, (k << rounds) - n))
+            return _rounds.play(padded, n, k, rounds, shtopk.Relative(), reseed)[:2]
 
         return jax.vmap(row)(scores)
 
