@@ -120,22 +120,28 @@ def _within(k, most):
 
 
 def _of_one_row(scores, where, boost, reseed, candidates, devices):
-    """The mask of one row of scores `(n,)` as a function of a traced k, and the largest k."""
+    """The mask of one row of scores `(n,)` as a function of a traced k, and the largest k. All rounds are looped."""
     rows = scores.shape[0]
     n = rows * devices.size
     ranked, live, order, rank = seeded(devices.enter(scores, where, candidates), n, candidates)
     most = ranked.shape[0]
-    powers = jnp.arange(_rounds.round_count(most, 1), dtype=jnp.int32)
-    places = 2 << powers.size  # k * 2**rounds is below 2 * most
 
     def mask(k):
-        pivot = offset(boost, ranked, jnp.minimum(k, live) - 1)
-        padded = jnp.pad(centred(ranked, pivot), (0, places - most))
-        rounds = jnp.sum(k <= (most - 1) >> powers, dtype=jnp.int32)
-        _, weights, seats = _rounds.play(padded, live, k, rounds, boost, reseed)
-        seeds, place = lax.iota(jnp.int32, places), jnp.where(rank < most, rank, places)
-        if seats is not None:
-            seeds, place = seats.entries, filled(seats.places, place, places)
+        scores = centred(ranked, offset(boost, ranked, jnp.minimum(k, live) - 1))
+        # Survivors of each round: k * 2^r, down to k. Rounds with more than `most` survivors change nothing; their
+        # number is cut to `most` before it can overflow. With byes, the places of a bracket that is sorted again go
+        # beyond `most`.
+        places = 2 * most if reseed else most
+        power = jnp.arange(max(1, _rounds.round_count(most, 1)), dtype=jnp.int32)[::-1]
+        idle, halves = k > (most >> power), k << power
+        _, survivors, wins, orders = _rounds.loop_up(
+            scores, scores, live, jnp.where(idle, most, halves), boost, reseed
+        )
+        slots = (lax.iota(jnp.int32, places) < jnp.minimum(survivors, k)).astype(ranked.dtype)
+        weights, seats = _rounds.loop_down(slots, jnp.where(idle, places, halves), wins, orders)
+        seeds = lax.iota(jnp.int32, most) if seats is None else seats.entries
+        place = rank if seats is None else filled(seats.places, rank, places)
+        weights = jnp.where(seeds < live, weights, 0)
         return devices.part(reordered(weights, place, filled(order, seeds, n)), rows)
 
     return mask, most

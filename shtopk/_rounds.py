@@ -5,7 +5,6 @@ with weight 1, and each match hands `w` of it to `high` and `1 - w` to `low`, so
 of its match weights. Every function here takes one row of scores, best seed first.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -45,10 +44,9 @@ def match(high, low, seeds, first, half, boost):
     return w, jnp.where(contested, _mixed(boosted, high, low), high)
 
 
-def _sides(x, half):
-    """The better and the other side of `half` matches, `(width / 2,)` both, from the entries `x` `(width,)`."""
-    better, others = jnp.split(x, 2)
-    return better, jnp.flip(others) if isinstance(half, int) else _mirrored(x, half, better.shape[0])
+def _sides(scores):
+    high, low = jnp.split(scores, 2)
+    return high, jnp.flip(low)
 
 
 def _between(first, half, width):
@@ -97,52 +95,37 @@ def _round_by_round_jvp(primals, tangents):
     return _round_by_round(*primals), *tangents
 
 
-def play(scores, live, k, rounds, boost, reseed):
-    """Bring `scores` `(places,)`, of which the first `live` count, down to k slots in `rounds` rounds.
+def play(scores, live, k, boost, reseed):
+    """Bring `scores` `(k * 2**R,)`, of which the first `live` count, down to k slots.
 
-    Each round halves the width of the arrays. Ints `k` and `rounds` fill the bracket, `places = k * 2**rounds`. If both
-    are traced, `places` is a power of 2 with room for every k, `k * 2**rounds <= places`, and rounds after the last one
-    do not count.
-
-    Returns the scores of the survivors, k of them first if k is an int; the weight of each place in the bracket
-    `(places,)`; and the `Seats`. They are None if no round sorts again: then the seed of a place is its position.
+    Returns the scores of the slots `(k,)`, and for each place in the bracket `(k * 2**R,)` its weight and its seed. If
+    no round sorts again, the seed of a place is its position.
     """
-    seeds, entrants, played = scores, live, []
-    most = rounds if isinstance(rounds, int) else scores.shape[0].bit_length() - 2
-    halves = [k << _at_least_0(rounds - 1 - r) for r in range(most)]
-    for half in halves[:OPENING]:
-        order = None
+    seeds, width, entrants, played = scores, scores.shape[0], live, []
+    while scores.shape[0] > k and len(played) < OPENING:
+        half, order = scores.shape[0] // 2, None
         if reseed and played:
             scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < live)
-        sides = _sides(seeds[: scores.shape[0]], half)
-        won, scores = match(*_sides(scores, half), sides, _at_least_0(2 * half - live), half, boost)
+        byes = _at_least_0(2 * half - live)
+        won, scores = match(*_sides(scores), _sides(seeds[: 2 * half]), byes, half, boost)
         if not reseed:  # a sort separates the rounds by itself
             won, scores = _round_by_round((won, scores))
         live = at_most(live, half)
         played.append((won, order))
 
-    width = scores.shape[0]
-    later = [_if_played(r, rounds, half, width) for r, half in enumerate(halves)][OPENING:]
-    scores, live, wins, orders = loop_up(scores, seeds[:width], live, later, boost, reseed)
-    weights, seats = loop_down(_ones(width, at_most(live, k), scores.dtype), later, wins, orders)
-    for r, (won, order) in reversed(list(enumerate(played))):
-        weights, seats = _undone(weights, seats, won, order, halves[r], _joined)
-        if not isinstance(rounds, int):
-            weights, seats = _begun(r >= rounds, at_most(entrants, k), weights, seats)
+    halves = [scores.shape[0] >> r for r in range(1, round_count(scores.shape[0], k) + 1)]
+    seeds = seeds[: scores.shape[0]]
+    scores, live, wins, orders = loop_up(scores, seeds, live, halves, boost, reseed, unroll=True)
+    weights = jnp.where(lax.iota(jnp.int32, scores.shape[0]) < at_most(live, k), 1, 0).astype(scores.dtype)
+    weights, seats = loop_down(weights, halves, wins, orders, unroll=True)
+    for won, order in reversed(played):
+        weights, seats = _undone(weights, seats, won, order, won.shape[0], _joined)
 
     # A selection, not a product: no gradient from the payload of a missing row, not even NaN, passes here.
-    seed = lax.iota(jnp.int32, weights.shape[0]) if seats is None else seats.entries
-    return scores, jnp.where(seed < entrants, weights, 0), seats
-
-
-def _if_played(r, rounds, half, width):
-    """The survivors of round r in a loop; `width`, which changes nothing, for a round after the last one."""
-    return half if isinstance(rounds, int) else jnp.where(r < rounds, half, width)
-
-
-def _ones(width, count, dtype):
-    """The weights `(width,)` of `count` slots, before any round is undone."""
-    return jnp.where(lax.iota(jnp.int32, width) < count, 1, 0).astype(dtype)
+    seeds = lax.iota(jnp.int32, width) if seats is None else seats.entries
+    weights = jnp.where(seeds < entrants, weights, 0)
+    slots = jnp.where(lax.iota(jnp.int32, k) < live, scores[:k], -jnp.inf)
+    return slots, weights, seeds
 
 
 class Seats(NamedTuple):
@@ -155,29 +138,17 @@ class Seats(NamedTuple):
     places: jax.Array
 
 
-def _seated(seats, width):
-    """The seats before any round is undone: each place holds its own entry. None if `seats` are."""
-    return None if seats is None else Seats(lax.iota(jnp.int32, width), lax.iota(jnp.int32, width))
-
-
-def _begun(ended, slots, weights, seats):
-    """The weights and seats of `slots` slots before any round is undone if the rounds have `ended`, or those given."""
-    width = weights.shape[0]
-    begun = _ones(width, slots, weights.dtype), _seated(seats, width)
-    return jax.tree.map(partial(jnp.where, ended), begun, (weights, seats))
-
-
 def _undone(weights, seats, won, order, half, join):
     """`weights` and `seats`, by place, one round earlier: each of `half` places becomes two.
 
-    `won` has the match weights of the round, and `order` its sort, or None. `join(high, low, half)` puts the places of
-    the better sides and those of the other sides together.
+    `won` has the match weights of the round, and `order` its sort, or None. `join` puts the places of the better sides
+    and those of the other sides together.
     """
     w = won if seats is None else reordered(won, *seats)
-    weights = join(weights * w, weights * (1 - w), half)
+    weights = join(weights * w, weights * (1 - w))
     if seats is None:
         return weights, None
-    seats = Seats(*(join(x, 2 * half - 1 - x, half) for x in seats))
+    seats = Seats(*(join(x, 2 * half - 1 - x) for x in seats))
     if order is not None:
         n = order.shape[0]
         rank = ranks(order, n, n)
@@ -185,13 +156,8 @@ def _undone(weights, seats, won, order, half, join):
     return weights, seats
 
 
-def _joined(high, low, half):
-    """Places `(width,)` of the better and the other sides of `half` matches, as `(2 * width,)` places."""
-    if isinstance(half, int):
-        return jnp.concatenate([high, jnp.flip(low)])
-    width = 2 * high.shape[0]
-    better = lax.iota(jnp.int32, width) < half
-    return jnp.where(better, jnp.pad(high, (0, width // 2)), _mirrored(low, half, width))
+def _joined(high, low):
+    return jnp.concatenate([high, jnp.flip(low)])
 
 
 def _at_least_0(x):
@@ -199,11 +165,11 @@ def _at_least_0(x):
 
 
 def at_most(x, most):
-    """The smaller of two numbers, ints or traced."""
-    return min(x, most) if isinstance(x, int) and isinstance(most, int) else jnp.minimum(x, most)
+    """The smaller of `x`, an int or traced, and an int."""
+    return min(x, most) if isinstance(x, int) else jnp.minimum(x, most)
 
 
-def loop_up(scores, seeds, live, halves, boost, reseed):
+def loop_up(scores, seeds, live, halves, boost, reseed, unroll=False):
     """The rounds of a `lax.fori_loop`: `scores` `(width,)` is a carry whose first `live` entries count.
 
     `halves` holds each round's number of survivors h, ints or traced. Entry i < h plays entry 2h - 1 - i, if there is
@@ -223,38 +189,41 @@ def loop_up(scores, seeds, live, halves, boost, reseed):
             scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < live)
             orders = orders.at[r].set(order)
         byes = jnp.maximum(2 * half - live, 0)
-        sides = seeds, _mirrored(seeds, half, width)
-        won, scores = match(scores, _mirrored(scores, half, width), sides, byes, half, boost)
+        sides = seeds, _mirrored(seeds, half)
+        won, scores = match(scores, _mirrored(scores, half), sides, byes, half, boost)
         return scores, jnp.minimum(live, half), wins.at[r].set(won), orders
 
     live, halves, scores, wins, orders = match_varying_axes(live, halves, scores, wins, orders)
-    return lax.fori_loop(0, rounds, play_round, (scores, live, wins, orders), unroll=True)
+    return lax.fori_loop(0, rounds, play_round, (scores, live, wins, orders), unroll=unroll or 1)
 
 
-def loop_down(weights, halves, wins, orders):
-    """Hand the slots' `weights` `(width,)` down through the rounds of `loop_up`, last round first.
+def loop_down(weights, halves, wins, orders, unroll=False):
+    """Hand the slots' `weights` `(places,)` down through the rounds of `loop_up`, last round first.
 
-    Returns each place's weight `(width,)`, and the `Seats`, None if no round was sorted again.
+    Returns each place's weight `(places,)`, and the `Seats`, None if no round was sorted again. There are as many
+    places as entries; where a sorted round has byes, as many as `2 * half`.
     """
-    width = weights.shape[0]
-    seats = _seated(orders, width)
+    seats = None
+    if orders is not None:
+        seats = Seats(lax.iota(jnp.int32, weights.shape[0]), lax.iota(jnp.int32, orders.shape[1]))
     if len(halves) == 0:
         return weights, seats
 
     def undo_round(carry, played):
         (weights, seats), (half, won, order) = carry, played
 
-        def join(high, low, half):
-            return jnp.where(lax.iota(jnp.int32, width) < half, high, _mirrored(low, half, width))
+        def join(high, low):
+            return jnp.where(lax.iota(jnp.int32, high.shape[0]) < half, high, _mirrored(low, half))
 
         return _undone(weights, seats, won, order, half, join), None
 
     played = jnp.asarray(halves, jnp.int32), wins, orders
     start, played = match_varying_axes((weights, seats), played)
-    return lax.scan(undo_round, start, played, reverse=True, unroll=True)[0]
+    return lax.scan(undo_round, start, played, reverse=True, unroll=unroll or 1)[0]
 
 
-def _mirrored(x, half, width):
-    """`x[2*half - 1 - i]` for i below `width`, 0 where there is no such entry: a slice, not a gather."""
-    size = x.shape[0]
-    return lax.dynamic_slice_in_dim(jnp.pad(jnp.flip(x), (size, width)), 2 * (size - half), width)
+def _mirrored(x, half):
+    """`x[2*half - 1 - i]` for each i, 0 where there is no such entry: a slice, not a gather."""
+    width = x.shape[0]
+    padded = jnp.pad(jnp.flip(x), width)
+    return lax.dynamic_slice_in_dim(padded, 2 * (width - half), width)

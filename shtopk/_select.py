@@ -346,13 +346,12 @@ def _select_row(entry, boost, n, k, reseed, candidates):
     width = k << rounds
     pivot = offset(boost, ranked, _rounds.at_most(live, k) - 1) if width > k else 0
     padded = jnp.pad(centred(ranked, pivot), (0, width - entrants))
-    survivors, weights, seats = _rounds.play(padded, live, k, rounds, boost, reseed)
-    slots = jnp.where(lax.iota(jnp.int32, k) < live, survivors[:k], -jnp.inf)
+    slots, weights, seeds = _rounds.play(padded, live, k, boost, reseed)
 
     # A seed beyond the last entrant is a bye. It gets the index of its opponent in the first round.
     entered, place = jnp.concatenate([order, jnp.flip(order[: width - entrants])]), rank
-    if seats is not None and rounds > 1:
-        entered, place = permuted(entered, seats.entries), filled(ranks(seats.entries, width, width), rank)
+    if reseed and rounds > 1:
+        entered, place = permuted(entered, seeds), filled(ranks(seeds, width, width), rank)
     places = jnp.where(rank < entrants, _snaked(place, k, width // k), width)
     indices, weights = _snake(entered, k), _snake(weights, k)
     return Selection(indices, weights, narrowed(slots + pivot, entry.scores.dtype), places, n)

@@ -71,11 +71,10 @@ def limits():
 
 def tournament(n, k):
     def play(scores, reseed):
-        rounds = _rounds.round_count(n, k)
+        width = k << _rounds.round_count(n, k)
 
         def row(v):
-            padded = jnp.pad(v, (0, (k << rounds) - n))
-            return _rounds.play(padded, n, k, rounds, shtopk.Relative(), reseed)[:2]
+            return _rounds.play(jnp.pad(v, (0, width - n)), n, k, shtopk.Relative(), reseed)[:2]
 
         return jax.vmap(row)(scores)
 
