@@ -76,7 +76,7 @@ def topk(
       candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores. The
         other rows get weight and gradient exactly 0.
       straight_through: if True, return the values of `hard_topk` with the gradient of the soft operator. Use it to
-        fine-tune a selection that already works. Do not train from scratch with it: models then learn almost nothing
+        fine-tune a selection that already works. Do not train from scratch with it: models then often learn nothing
         (docs/training.md).
       draw: scalar t in [0, 1], plain or traced. Each slot moves from its mixture towards one member j, drawn by its
         weight: `(1 - t) * E'_s + t * E_j`, and its score likewise. At t = 1 each slot is a row of the embeddings. The

@@ -32,6 +32,12 @@ def little_effort():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture
+def little_effort_in_processes(monkeypatch):
+    """The same for the processes that a test starts: a short run spends most of its time in the compiler."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def compiled_programs_end_with_their_module():
     """A process may map so many pieces of memory (65530 on Linux), and every compiled program maps some."""

@@ -1,9 +1,9 @@
 """What travels between devices, read from compiled HLO; and the same calls between two processes."""
 
-import functools
 import socket
 import subprocess
 import sys
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -119,10 +119,14 @@ def test_the_formula_counts_these_bytes():
 # The same function under jit, its arrays laid out over devices by NamedSharding
 
 
-@functools.cache
+def step_by(reseed):
+    return step_of(lambda e, v: shtopk.topk(e, v, K, reseed=reseed))
+
+
+@cache
 def on_one_device(reseed):
     """The gradients and values, without a layout."""
-    return jax.jit(step_of(lambda e, v: shtopk.topk(e, v, K, reseed=reseed)))(*draw((8,)))
+    return jax.jit(step_by(reseed))(*draw((8,)))
 
 
 LAYOUTS = {
@@ -139,7 +143,7 @@ def test_jit_over_batch_and_features_moves_no_payload(name, reseed):
     over = mesh(*axes)
     embeddings, scores = draw((8,))
     laid_out = put(embeddings, over, batch, None, features), put(scores, over, batch)
-    step = step_of(lambda e, v: shtopk.topk(e, v, K, reseed=reseed))
+    step = step_by(reseed)
     compiled = jax.jit(step).lower(*laid_out).compile()
     got = sorted(collectives.arrays(compiled))
     # Features that are split give each weight's gradient in parts: one sum of n numbers a row.
@@ -172,7 +176,7 @@ def test_meshes_with_explicit_axes(reseed):
     """Features may be split as they are; a batch, inside `auto_axes`; n is refused, by the sort."""
     over = jax.make_mesh((4, 2), ("b", "f"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
     embeddings, scores = draw((8,))
-    step = step_of(lambda e, v: shtopk.topk(e, v, K, reseed=reseed))
+    step = step_by(reseed)
     inside = jax.sharding.auto_axes(step, out_sharding=NamedSharding(over, P("b")))
     want = on_one_device(reseed)
     got = [
@@ -211,7 +215,7 @@ def test_two_processes_are_one(tmp_path):
     first, second = (np.load(file) for file in files)
     whole = one_of_two.step_of(lambda e, v: shtopk.topk(e, v, 5))
     (d_embeddings, d_scores), out = whole(*one_of_two.draw())
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
+    close = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
     for got in (first, second):
         close(got["embeddings"], out.embeddings)
         close(got["scores"], out.scores)

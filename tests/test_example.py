@@ -1,7 +1,6 @@
 """The examples and the docs' pictures run from the command line, and leave what they say."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 
 
+@pytest.mark.usefixtures("little_effort_in_processes")
 @pytest.mark.parametrize(
     ("example", "words"),
     [
@@ -28,10 +28,7 @@ EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 def test_an_example_runs(example, words, tmp_path):
     picture = tmp_path / "picture.png"
     command = [sys.executable, "-W", "error", EXAMPLES / f"{example}.py", "--quick", "--out", picture]
-    env = os.environ | {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"
-    }  # a short run spends most of its time in the compiler
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for word in words:
         assert word in done.stdout

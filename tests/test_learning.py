@@ -257,12 +257,8 @@ def test_what_the_docs_say_of_the_default_boost_in_training():
     for task in EIGHT:
         ahead = standard_errors(task, "recipe, Relative", "recipe, geometric quantile")
         told[task] = "ahead" if ahead > 1 else "behind" if ahead < -1 else "level"
-    won = {
-        "marked-tokens",
-        "digits-256",
-        "features-orange-skin",
-        "features-xor",
-    }  # by 1.02 standard errors on the last
+    # By 1.02 standard errors on the last.
+    won = {"marked-tokens", "digits-256", "features-orange-skin", "features-xor"}
     assert {task for task, said in told.items() if said == "ahead"} == won
     assert {task for task, said in told.items() if said == "behind"} == {"features-additive"}
     names = ("recipe, geometric quantile", "recipe, Relative")
@@ -273,7 +269,7 @@ def test_what_the_docs_say_of_the_default_boost_in_training():
     assert [mean("features-additive", name) for name in names] == [0.949, 0.942]
 
 
-def test_shortcuts_from_the_first_step_cost_score():
+def test_what_the_docs_say_of_shortcuts_from_the_first_step():
     narrow, wide = "Relative, annealed, candidates=8k", "Relative, annealed"
     for task in EIGHT:
         assert abs(standard_errors(task, narrow, wide)) <= 2

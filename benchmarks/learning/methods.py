@@ -38,16 +38,15 @@ def slots(out):
     return out.embeddings, jnp.ones(out.scores.shape)
 
 
-def recipe(boost=shtopk.Scaled, sharpness=(0.1, 100.0), noise=0.5, scale=1.0, shift=0.0, pace=1.0, log=False):
+def recipe(boost=shtopk.Scaled, sharpness=(0.1, 100.0), noise=0.5, scale=1.0, shift=0.0, log=False):
     """The documented recipe: every row weighed by the soft mask, soft at first and sharp at the end.
 
-    Or with one thing changed: a part of it, the scores that come out of the network, or the pace.
+    Or with one thing changed: a part of it, or the scores that come out of the network.
     """
 
     def choose(embeddings, scores, k, at):
-        progress = jnp.minimum(1.0, pace * at.progress)
         scores, scaled = shtopk.anneal(
-            scale * scores + shift, progress, at.key, noise=noise, sharpness=sharpness
+            scale * scores + shift, at.progress, at.key, noise=noise, sharpness=sharpness
         )
         return embeddings, shtopk.topk_mask(scores, k, boost=boost(scaled.sharpness), log=log)
 
@@ -60,16 +59,22 @@ def recipe_by_slots(embeddings, scores, k, at):
     return slots(shtopk.topk(embeddings, scores, k, boost=boost, order="position"))
 
 
-def recipe_by_drawn_slots(draw=lambda progress: progress, pooled=drawn.first_order, pace=1.0):
+def recipe_by_drawn_slots(draw=lambda progress: progress, pooled=drawn.first_order):
     """The same, each slot moved the part `draw(progress)` of the way to one of its rows, drawn by weight."""
 
     def choose(embeddings, scores, k, at):
-        progress = jnp.minimum(1.0, pace * at.progress)
-        scores, boost = shtopk.anneal(scores, progress, at.key)
+        scores, boost = shtopk.anneal(scores, at.progress, at.key)
         key = jax.random.fold_in(at.key, 1)
-        return pooled(embeddings, scores, k, boost, draw(progress), key), jnp.ones((len(scores), k))
+        return pooled(embeddings, scores, k, boost, draw(at.progress), key), jnp.ones((len(scores), k))
 
     return choose
+
+
+def sharp_early(choose):
+    """The same, its progress done after two thirds of the training."""
+    return lambda embeddings, scores, k, at: choose(
+        embeddings, scores, k, at._replace(progress=jnp.minimum(1.0, 1.5 * at.progress))
+    )
 
 
 def geometric(sharpness):
@@ -124,8 +129,8 @@ METHODS = {
     "recipe, by drawn slots": Method(recipe_by_drawn_slots(), (1.0,)),
     "recipe, by drawn slots, second order": Method(recipe_by_drawn_slots(pooled=drawn.second_order), (1.0,)),
     "recipe, drawn outright": Method(recipe_by_drawn_slots(jnp.ones_like), (1.0,)),
-    "recipe, sharp at two thirds": Method(recipe(pace=1.5), (1.0,), logs=recipe(pace=1.5, log=True)),
-    "recipe, by drawn slots, sharp at two thirds": Method(recipe_by_drawn_slots(pace=1.5), (1.0,)),
+    "recipe, sharp at two thirds": Method(sharp_early(recipe()), (1.0,), logs=sharp_early(recipe(log=True))),
+    "recipe, by drawn slots, sharp at two thirds": Method(sharp_early(recipe_by_drawn_slots()), (1.0,)),
     "recipe, no noise": Method(recipe(noise=0.0), (1.0,)),
     "recipe, 0.5 to 16": Method(recipe(sharpness=(0.5, 16.0)), (1.0,)),
     "recipe, Relative": Method(recipe(shtopk.Relative, (0.05, 16.0)), (1.0,)),
