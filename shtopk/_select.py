@@ -14,7 +14,7 @@ from shtopk._boost import Boost, Relative, offset
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype, narrowed
 from shtopk._pytree import pytree
-from shtopk._reorder import by_seed
+from shtopk._reorder import by_seed, whole_cotangent
 from shtopk._seeding import filled, permuted, ranks
 
 Payload = TypeVar("Payload")  # an array or a pytree of arrays; the result has k rows instead of n
@@ -365,7 +365,7 @@ def seeded(entry, n, candidates):
     """
     scores, where, indices = entry
     ranked, order, rank = by_seed(scores, where, candidates)
-    entrants = order.shape[0]
+    ranked, entrants = whole_cotangent(ranked), order.shape[0]
     live = entrants if where is None else jnp.minimum(jnp.sum(where, dtype=jnp.int32), entrants)
     if indices is not None:
         order = permuted(indices, order)
