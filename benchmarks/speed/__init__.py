@@ -4,37 +4,57 @@ Everything in a cell is timed in turn on the same arrays, so that ratios hold wi
 after the others, for whoever comes next pays for the gigabytes it gives back. A gradient is a whole training step's
 share, outputs and gradients by `jax.vjp`, for a loss that is quadratic in the outputs: a linear one would let XLA leave
 out what real losses need.
+
+On a GPU the calls of a method are timed in a queue, as in training, and `compiled` has the seconds to compile.
 """
 
+import os
 import time
 
 import jax
 from tqdm import tqdm
 
-from benchmarks import peers, records
-from benchmarks.published import published_seconds
-from benchmarks.speed import report, stages
-from benchmarks.speed.measure import MODES, OURS, PEERS, SEED, cells, compile_times, measure
+from benchmarks import records
+from benchmarks.speed import measure, processes, report, stages
+from benchmarks.timing import pace
+
+PARTS = {"stages": stages, "cells": measure}
 
 
 def run(quick):
     started = time.monotonic()
-    softsort = peers.softsort()
-    available = OURS | PEERS | ({} if softsort is None else {"softsort": softsort})
-    compiling = compile_times(quick)
-    parts = stages.measured(quick)
-    rows, paper = [], published_seconds()
-    for c in tqdm(cells(quick), desc="speed", unit="cell"):
-        row = measure(c, available)
-        if c["section"] == "grid":
-            row["published_seconds"] = {
-                name: paper[name, c["n"], c["k"]] for name in ("successive_halving", "iterative")
-            }
-        rows.append(row)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes share the memory of a GPU
     backend = jax.default_backend()
-    path = records.directory(quick) / ("speed.json" if backend == "cpu" else f"{backend}-speed.json")
-    settings = {"dtype": "float32", "seed": SEED, "modes": MODES}
+    gpu = backend != "cpu"
+    jobs = [("stages", size) for size in (stages.SIZES[:1] if quick else stages.SIZES)]
+    jobs += [("cells", c) for c in measure.cells(quick, gpu)]
+    if gpu:
+        compiling = []
+        found = processes.rows(jobs, prepare, finish, workers=min(len(jobs), max(1, os.cpu_count() - 1)))
+    else:
+        compiling = measure.compile_times(quick)
+        found = [finish(prepare(job)) for job in tqdm(jobs, desc="speed", unit="job")]
+    rows = {part: [row for (name, _), row in zip(jobs, found, strict=True) if name == part] for part in PARTS}
+    path = records.directory(quick) / (f"{backend}-speed.json" if gpu else "speed.json")
+    settings = {"dtype": "float32", "seed": measure.SEED, "modes": measure.MODES, "queue": pace().queue}
     records.write(
-        path, started=started, rows=rows, settings=settings, compile_seconds=compiling, stages=parts
+        path,
+        started=started,
+        rows=rows["cells"],
+        settings=settings,
+        compile_seconds=compiling,
+        stages=rows["stages"],
     )
     report.report(path)
+
+
+def prepare(job):
+    """A job `(part, size)`, compiled for its size."""
+    part, size = job
+    return part, PARTS[part].prepare(size)
+
+
+def finish(prepared):
+    """The row of a prepared job."""
+    part, ready = prepared
+    return PARTS[part].finish(ready)

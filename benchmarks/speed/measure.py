@@ -1,12 +1,16 @@
 """The time and memory of one cell, and the seconds that compiling takes."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
 import shtopk
 from benchmarks import peers, records
-from benchmarks.published import GRID
+from benchmarks.compiled.cells import CELLS
+from benchmarks.published import GRID, published_seconds
+from benchmarks.speed.profile import kernels
 from benchmarks.timing import compiled, compiled_together, interleaved, read, write
 
 SEED = 0
@@ -31,9 +35,10 @@ GIANTS = {
     "softsort": ("batch * k * n weights", lambda c: c["batch"] * c["k"] * c["n"], 2**28),
     "iterative": ("batch * k * n * d products", lambda c: c["batch"] * c["k"] * c["n"] * c["d"], 2**27),
 }
+SOFTSORT_ON_GPU = 2**26  # weights; over it XLA takes minutes to compile the gradient for a GPU
 
-
-FEW = ("width", "batch")  # sections of a few cells, in which everything is measured
+FEW = ("width", "batch", "kernels")  # sections of a few cells, in which everything is measured
+PANELS = (2, 16, 128, 1024)  # the k of the figure, and of the grid on a GPU
 
 
 def modes(c):
@@ -45,14 +50,18 @@ def cell(section, batch, n, k, d):
     return {"section": section, "batch": batch, "n": n, "k": k, "d": d}
 
 
-def cells(quick):
+def cells(quick, gpu):
+    """What is measured; on a GPU, which takes longer to compile for, some of the cells, and a profile of four."""
     if quick:
         sizes = [("grid", 16, 1024, 32, 32), ("width", 16, 1024, 32, 256), ("growth", 1, 2**14, 64, 64)]
         return [cell(*size) for size in sizes]
-    found = [cell("grid", 16, n, k, 32) for n, k in GRID]
+    found = [cell("grid", 16, n, k, 32) for n, k in GRID if k in PANELS or not gpu]
     found += [cell("width", 16, n, n // 32, d) for n in (1024, 8192) for d in (32, 256, 1024)]
     found += [cell("batch", batch, n, n // 32, 64) for batch in (1, 256) for n in (1024, 8192)]
-    found += [cell("growth", 1, 2**i, k, 64) for i in range(10, 21) for k in (2**i // 16, 64)]
+    found += [
+        cell("growth", 1, 2**i, k, 64) for i in range(10, 21, 2 if gpu else 1) for k in (2**i // 16, 64)
+    ]
+    found += [cell("kernels", *size) for size in CELLS if gpu]
     return list({tuple(c.values()): c for c in found}.values())
 
 
@@ -85,12 +94,15 @@ def arrays(c):
     return jax.block_until_ready((embeddings, scores, weights))
 
 
-def methods_for(c, available):
+def methods_for(c):
     """The methods of a cell, and what is left out of it, with the reason."""
+    softsort, gpu = peers.softsort(), jax.default_backend() != "cpu"
+    available = OURS | PEERS | ({} if softsort is None else {"softsort": softsort})
     skipped = {}
     for name in available:
-        if name in GIANTS and GIANTS[name][1](c) > GIANTS[name][2]:
-            what, _, most = GIANTS[name]
+        what, cost, most = GIANTS.get(name, ("", lambda c: 0, 0))
+        most = SOFTSORT_ON_GPU if gpu and name == "softsort" else most
+        if cost(c) > most:
             skipped[name] = f"not run: over {most} {what}"
         elif name == "shtopk, candidates=4k" and 4 * c["k"] >= c["n"]:
             skipped[name] = "4k is not below n"
@@ -99,23 +111,41 @@ def methods_for(c, available):
     return {name: method for name, method in available.items() if name not in skipped}, skipped
 
 
-def measure(c, available):
-    """One row of the results."""
-    methods, skipped = methods_for(c, available)
+class Prepared(NamedTuple):
+    """A cell whose functions are compiled: `{limit or (method, mode): Compiled}`."""
+
+    cell: dict
+    functions: dict
+    arguments: Any
+    skipped: dict
+
+
+def prepare(c):
+    methods, skipped = methods_for(c)
     tasks = {
         (name, mode): task(method, mode, c["k"]) for name, method in methods.items() for mode in modes(c)
     }
     arguments = arrays(c)
-    functions = compiled_together(LIMITS | tasks, arguments)
-    times = {}
+    return Prepared(c, compiled_together(LIMITS | tasks, arguments), arguments, skipped)
+
+
+def finish(prepared):
+    """One row of the results."""
+    c, functions, arguments, skipped = prepared
+    figures = {}
     for giant in (False, True):
         calls = {name: f.call for name, f in functions.items() if (name[0] in GIANTS) == giant}
-        times |= interleaved(calls, arguments)
-    found = {
-        name: {mode: times[name, mode] | temporary(functions[name, mode], c) for mode in modes(c)}
-        for name in methods
-    }
-    return c | {"limits": {name: times[name] for name in LIMITS}, "methods": found, "skipped": skipped}
+        figures |= interleaved(calls, arguments)
+    if c["section"] == "kernels":
+        profiled = kernels({name: f.call for name, f in functions.items()}, arguments)
+        figures = {name: figures[name] | profiled[name] for name in figures}
+    row = c | {"limits": {name: figures.pop(name) for name in LIMITS}, "methods": {}, "skipped": skipped}
+    for (name, mode), figure in figures.items():
+        row["methods"].setdefault(name, {})[mode] = figure | temporary(functions[name, mode], c)
+    if c["section"] == "grid":
+        paper, methods = published_seconds(), ("successive_halving", "iterative")
+        row["published_seconds"] = {name: paper[name, c["n"], c["k"]] for name in methods}
+    return row
 
 
 def temporary(function, c):

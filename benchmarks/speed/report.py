@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks import records
 from benchmarks.speed import summary
-from benchmarks.speed.measure import modes
+from benchmarks.speed.measure import PANELS, modes
 
 COLOURS = {
     "shtopk": ("#0072b2", "-"),
@@ -23,24 +23,33 @@ def report(path):
 
 
 def text(results):
-    hardware, versions = results["hardware"], results["versions"]
+    hardware, versions, settings = results["hardware"], results["versions"], results["settings"]
     yield "# Speed"
     yield ""
     yield (
         f"{hardware['device_kind']} ({hardware['machine']}, {hardware['cpu_count']} cores), JAX {versions['jax']}, "
-        f"Python {versions['python']}, {results['settings']['dtype']}; milliseconds, medians of interleaved "
+        f"Python {versions['python']}, {settings['dtype']}; milliseconds, medians of interleaved "
         "repetitions. Compare within a row only. A gradient includes the forward pass."
     )
-    if hardware["backend"] == "cpu":
-        yield "GPU: not measured."
+    if settings["queue"] > 1:
+        yield f"A time is that of one call in a queue of {settings['queue']}."
     yield from ["", *summary.lines(results["rows"]), "", *summary.growth_lines(results["rows"])]
     for section in dict.fromkeys(row["section"] for row in results["rows"]):
         rows = [row for row in results["rows"] if row["section"] == section]
         for mode in modes(rows[0]):
             yield from ["", f"## {section}: {mode}", "", *times(rows, mode)]
+        if section == "kernels":
+            yield from [
+                "",
+                "## kernels: profiled, and the milliseconds in which they run, forward / gradient",
+                "",
+                *kernels(rows),
+            ]
         yield from ["", f"## {section}: temporary memory, in units of the size of E", "", *memory(rows)]
     yield from ["", "## Stages", "", *stages(results["stages"])]
-    yield from ["", "## Seconds to compile", "", *compilation(results["compile_seconds"]), ""]
+    if results["compile_seconds"]:
+        yield from ["", "## Seconds to compile", "", *compilation(results["compile_seconds"])]
+    yield ""
 
 
 def size(row):
@@ -92,6 +101,22 @@ def stages(rows):
     return records.markdown(head, lines)
 
 
+def kernels(rows):
+    """Kernels and the milliseconds in which they run, forward / gradient, of the cells that have a profile."""
+    rows = [row for row in rows if row["section"] == "kernels"]
+    head = ["way", *(f"n = {row['n']}, k = {row['k']}, d = {row['d']}" for row in rows)]
+    lines = [[name, *(profiled(row["methods"].get(name)) for row in rows)] for name in names(rows)]
+    return records.markdown(head, lines)
+
+
+def profiled(found):
+    if found is None:
+        return None
+    both = [found[mode] for mode in ("forward", "gradient in both")]
+    started = " / ".join(f"{figures['kernels']:g}" for figures in both)
+    return started + "; " + " / ".join(f"{records.rounded(figures['busy_ms'], 2):g}" for figures in both)
+
+
 def compilation(rows):
     modes = list(rows[0]["seconds"]["shtopk"])
     head = ["n", "k", "method", *modes]
@@ -106,7 +131,7 @@ def compilation(rows):
 def figure(rows, path):
     """The paper's arrangement: a panel for each k, n along x, seconds along y; the gradient beneath."""
     ks = sorted({row["k"] for row in rows})
-    ks = [k for k in ks if k in (2, 16, 128, 1024)] or ks
+    ks = [k for k in ks if k in PANELS] or ks
     modes = ("forward", "gradient in both")
     fig, axes = plt.subplots(
         2, len(ks), figsize=(2.4 * len(ks) + 1, 6.5), sharex=True, sharey="row", squeeze=False

@@ -5,7 +5,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from tqdm import tqdm
 
 import shtopk
 from benchmarks.timing import compiled, interleaved, read, write
@@ -34,13 +33,9 @@ AGAINST = {
 }
 
 
-def measured(quick):
-    """`[{"batch", "n", "k", "d", "ms": {stage or limit: ms}, "against": {stage: limit}}]`."""
-    sizes = SIZES[:1] if quick else SIZES
-    return [measure(*size) for size in tqdm(sizes, desc="stages", unit="size")]
-
-
-def measure(batch, n, k, d):
+def prepare(size):
+    """The size, its stages and limits compiled, `{name: call}`, and the arrays that each of them takes."""
+    batch, n, k, d = size
     keys = jax.random.split(jax.random.key(0), 3)
     scores = jax.random.uniform(keys[0], (batch, n))
     chosen = shtopk.select(scores, k)
@@ -55,6 +50,12 @@ def measure(batch, n, k, d):
     calls = {
         name: compiled(stage, x).call for name, stage in (limits() | tournament(n, k) | payload()).items()
     }
+    return size, calls, x
+
+
+def finish(prepared):
+    """`{"batch", "n", "k", "d", "ms": {stage or limit: ms}, "against": {stage: limit}}`."""
+    (batch, n, k, d), calls, x = prepared
     found = {name: times["ms"] for name, times in interleaved(calls, (x,)).items()}
     found["read E + write E"] = found["read E"] + found["write E"]
     return {"batch": batch, "n": n, "k": k, "d": d, "ms": found, "against": AGAINST}
