@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks import records
 from benchmarks.learning import report as learning_report
+from benchmarks.profiled import report as gpu
 from benchmarks.speed import summary
 
 ROOT = Path(__file__).parent.parent
@@ -16,13 +17,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 REGION = re.compile(r"(<!-- results: (\w+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 HARDEST = (16384, 2)  # n and k of the quality sentence: the paper's longest tournament
-# Each peer with its name in the speed benchmark and in the compiled one; `topk` has no time, because times are ratios.
+# Each peer with its names in the speed benchmark and on the GPU.
 PEERS = {
-    "`shtopk.topk`": (None, "default"),
     "plain port": ("plain port", "plain port"),
     "soft sort": ("softsort", "softsort"),
     "gated top k": ("top_k + gather, gated", "gated lax.top_k"),
 }
+ON_GPU = ((16, 16384, 2, 32), (16, 8192, 256, 256))
 LEARNING = {
     "`anneal`, `topk_mask`": "recipe",
     "gated top k": "gated top k",
@@ -57,32 +58,22 @@ def quality():
 
 
 def speed():
-    """Times beside the peers on a CPU and, once compiled for an H100, the kernels started there."""
-    results, compiled = read("speed"), read("compiled-h100")
+    """Times beside the peers on a CPU and, once a GPU was there, on a GPU."""
+    results, profiled = read("speed"), read("gpu-profiled")
     cells = summary.large(results["rows"])
     parts = [[row for row in cells if row["k"] < 256], [row for row in cells if row["k"] >= 256]]
-    head, lines = ["`topk` compared with", "CPU, k < 256", "CPU, k ≥ 256"], []
-    if compiled:
-        head += [f"H100 kernels, forward / gradient: n = 16384, k = {k}, d = 32" for k in (2, 256)]
+    head = ["`topk` compared with", "CPU, k < 256", "CPU, k ≥ 256"]
+    busy = {gpu.key(row): row["busy_ms"] for row in profiled["rows"]} if profiled else {}
+    columns = ON_GPU if profiled else ()
+    for cell in columns:
+        ours = records.rounded(busy["default", *cell, "gradient"], 2)
+        head.append(f"GPU, n = {cell[1]}, k = {cell[2]}, d = {cell[3]}: {ours:g} ms")
+    lines = []
     for peer, (timed, way) in PEERS.items():
-        line = [
-            peer,
-            *(timed and summary.in_words(part, summary.OURS, timed, summary.STEP) for part in parts),
-        ]
-        line += [kernels(compiled["rows"], way, k) for k in (2, 256)] if compiled else []
-        if timed or compiled:
-            lines.append(line)
+        times = [summary.in_words(part, summary.OURS, timed, summary.STEP) for part in parts]
+        pairs = [(busy["default", *cell, "gradient"], busy[way, *cell, "gradient"]) for cell in columns]
+        lines.append([peer, *times, *(summary.times(ours / theirs) for ours, theirs in pairs)])
     return "\n".join(["", *table(head, lines), ""])
-
-
-def kernels(rows, way, k):
-    """The kernels launched, forward / gradient."""
-    found = {row["mode"]: row["launches"] for row in rows if where(row) == (way, 16, 16384, k, 32)}
-    return f"{found['forward']} / {found['gradient']}" if found else None
-
-
-def where(row):
-    return row["way"], row["batch"], row["n"], row["k"], row["d"]
 
 
 def learning():

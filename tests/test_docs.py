@@ -97,20 +97,23 @@ def test_the_readmes_figures_are_those_of_the_results():
     assert (speed["hardware"]["backend"], speed["hardware"]["cpu_count"]) == ("cpu", 2)
 
 
-def test_kernels_join_the_readme_once_they_are_counted(monkeypatch):
-    row = {"batch": 16, "n": 16384, "d": 32}
-    counts = [
-        row | {"way": way, "k": k, "mode": mode, "launches": launches}
-        for way in ("default", "plain port")
-        for k in (2, 256)
-        for mode, launches in (("forward", 10 * k), ("gradient", 20 * k))
+def test_the_readme_compares_by_the_milliseconds_of_kernels(monkeypatch):
+    taken = {"default": 2.0, "plain port": 6.0, "softsort": 1.0, "gated lax.top_k": 0.25}
+    rows = [
+        dict(zip(("batch", "n", "k", "d"), cell, strict=True))
+        | {"way": way, "mode": "gradient", "busy_ms": busy * cell[2]}
+        for way, busy in taken.items()
+        for cell in readme.ON_GPU
     ]
-    found = {"speed": readme.read("speed"), "compiled-h100": {"rows": counts}}
+    found = {"speed": readme.read("speed"), "gpu-profiled": {"rows": rows}}
     monkeypatch.setattr(readme, "read", found.get)
     _, head, _, *lines = readme.speed().splitlines()
-    assert head.count("H100") == 2
-    assert lines[0] == "| `shtopk.topk` | - | - | 20 / 40 | 2560 / 5120 |"
-    assert lines[-1].endswith("| - | - |")
+    assert head.endswith("GPU, n = 16384, k = 2, d = 32: 4 ms | GPU, n = 8192, k = 256, d = 256: 510 ms |")
+    assert [line.split(" | ")[-1] for line in lines] == [
+        "3 times faster |",
+        "2 times slower |",
+        "8 times slower |",
+    ]
 
 
 def test_the_readme_is_short_and_its_links_lead_somewhere():

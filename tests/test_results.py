@@ -7,6 +7,8 @@ import jax
 import pytest
 
 from benchmarks.compiled import report as compiled
+from benchmarks.profiled import report as profiled
+from benchmarks.published import published_seconds
 from benchmarks.speed import report, summary
 from benchmarks.speed.measure import MODES, OURS, arrays, cell, task
 
@@ -14,6 +16,7 @@ RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 QUALITY = json.loads((RESULTS / "quality.json").read_text())
 SCORES = json.loads((RESULTS / "quality-scores.json").read_text())
 FRONTIER = json.loads((RESULTS / "frontier.json").read_text())
+PROFILED = json.loads((RESULTS / "gpu-profiled.json").read_text())
 COMPILED = json.loads((RESULTS / "compiled-h100.json").read_text())
 SPEED = json.loads((RESULTS / "speed.json").read_text())
 
@@ -106,6 +109,47 @@ def test_what_the_docs_say_of_kernels_on_a_gpu():
     reseeded, port = launches("reseed=True", "forward"), launches("plain port", "forward")
     assert len(reseeded) == 4
     assert all(reseeded[cell] > port[cell] for cell in reseeded)
+
+
+def busy(way, mode):
+    """`{(n, k): milliseconds}` on the GPU."""
+    return {
+        (row["n"], row["k"]): row["busy_ms"]
+        for row in PROFILED["rows"]
+        if (row["way"], row["mode"]) == (way, mode)
+    }
+
+
+def slower(way, mode, than="default"):
+    """The lowest and the highest of how many times slower `way` is, two digits."""
+    ours, theirs = busy(than, mode), busy(way, mode)
+    found = [theirs[cell] / ours[cell] for cell in theirs]
+    assert len(found) >= 3
+    return round(min(found), 1), round(max(found), 1)
+
+
+def test_what_the_docs_say_of_a_gpu():
+    docs = (RESULTS.parent.parent / "docs" / "speed.md").read_text()
+    assert "\n".join(profiled.table(PROFILED["rows"])) in docs
+    assert (RESULTS / "gpu-profiled.md").read_text() == "\n".join(profiled.text(PROFILED))
+    assert PROFILED["hardware"]["device_kind"] == "NVIDIA H200" and PROFILED["versions"]["jax"] == "0.11.2"
+    assert slower("plain port", "gradient") == (2.5, 3.3)
+    assert slower("plain port", "forward") == (1.8, 3.0)
+    assert slower("reseed=True", "gradient") == (1.4, 2.0)
+    assert slower("where=", "gradient")[1] == 1.1
+    assert slower("default", "forward", than="candidates=4k") == (1.7, 2.1)
+    assert slower("default", "gradient", than="gated lax.top_k") == (2.0, 6.9)
+    assert slower("topk_mask, traced k", "forward", than="topk_mask") == (3.1, 5.0)
+    for mode in ("forward", "gradient"):
+        soft, ours = busy("softsort", mode), busy("default", mode)
+        assert all((soft[cell] > ours[cell]) == (cell[1] == 256) for cell in soft)
+    assert round(busy("default", "forward")[16384, 2], 1) == 0.1
+    assert round(1e3 * published_seconds()["successive_halving", 16384, 2]) == 146
+    for mode in ("forward", "gradient"):
+        counted = launches("default", mode)
+        for row in PROFILED["rows"]:
+            if (row["way"], row["mode"]) == ("default", mode):
+                assert abs(row["kernels"] - counted[row["n"], row["k"], row["d"]]) <= 4
 
 
 def test_what_the_docs_say_of_few_slots():

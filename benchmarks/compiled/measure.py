@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 
 from benchmarks.compiled import targets
-from benchmarks.compiled.count import count
+from benchmarks.compiled.count import count, gathering
 from benchmarks.compiled.ways import arrays, function
 from benchmarks.records import rounded
 
@@ -63,7 +63,9 @@ def figures(target, sharding, way, mode, batch, n, k, d):
     ended = time.perf_counter()
     size = 4 * batch * n * d
     moved = (compiled.cost_analysis() or {}).get("bytes accessed")
-    return asdict(count(compiled.as_text())) | {
+    text = compiled.as_text()
+    return asdict(count(text)) | {
+        "gathering": gathering(text),
         "temporary": rounded(compiled.memory_analysis().temp_size_in_bytes / size, 3),
         "moved": None if moved is None else rounded(moved / size, 3),
         "trace_seconds": rounded(middle - started, 3),

@@ -8,14 +8,13 @@ out what real losses need.
 On a GPU the calls of a method are timed in a queue, as in training, and `compiled` has the seconds to compile.
 """
 
-import os
 import time
 
 import jax
 from tqdm import tqdm
 
-from benchmarks import records
-from benchmarks.speed import measure, processes, report, stages
+from benchmarks import processes, records
+from benchmarks.speed import measure, report, stages
 from benchmarks.timing import pace
 
 PARTS = {"stages": stages, "cells": measure}
@@ -23,14 +22,14 @@ PARTS = {"stages": stages, "cells": measure}
 
 def run(quick):
     started = time.monotonic()
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes share the memory of a GPU
+    processes.share_memory()
     backend = jax.default_backend()
     gpu = backend != "cpu"
     jobs = [("stages", size) for size in (stages.SIZES[:1] if quick else stages.SIZES)]
     jobs += [("cells", c) for c in measure.cells(quick, gpu)]
     if gpu:
         compiling = []
-        found = processes.rows(jobs, prepare, finish, workers=min(len(jobs), max(1, os.cpu_count() - 1)))
+        found = processes.rows(jobs, prepare, finish)
     else:
         compiling = measure.compile_times(quick)
         found = [finish(prepare(job)) for job in tqdm(jobs, desc="speed", unit="job")]

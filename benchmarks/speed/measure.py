@@ -8,9 +8,7 @@ from tqdm import tqdm
 
 import shtopk
 from benchmarks import peers, records
-from benchmarks.compiled.cells import CELLS
 from benchmarks.published import GRID, published_seconds
-from benchmarks.speed.profile import kernels
 from benchmarks.timing import compiled, compiled_together, interleaved, read, write
 
 SEED = 0
@@ -37,7 +35,7 @@ GIANTS = {
 }
 SOFTSORT_ON_GPU = 2**26  # weights; over it XLA takes minutes to compile the gradient for a GPU
 
-FEW = ("width", "batch", "kernels")  # sections of a few cells, in which everything is measured
+FEW = ("width", "batch")  # sections of a few cells, in which everything is measured
 PANELS = (2, 16, 128, 1024)  # the k of the figure, and of the grid on a GPU
 
 
@@ -51,7 +49,7 @@ def cell(section, batch, n, k, d):
 
 
 def cells(quick, gpu):
-    """What is measured; on a GPU, which takes longer to compile for, some of the cells, and a profile of four."""
+    """What is measured; on a GPU, which takes longer to compile for, half of the cells."""
     if quick:
         sizes = [("grid", 16, 1024, 32, 32), ("width", 16, 1024, 32, 256), ("growth", 1, 2**14, 64, 64)]
         return [cell(*size) for size in sizes]
@@ -61,7 +59,6 @@ def cells(quick, gpu):
     found += [
         cell("growth", 1, 2**i, k, 64) for i in range(10, 21, 2 if gpu else 1) for k in (2**i // 16, 64)
     ]
-    found += [cell("kernels", *size) for size in CELLS if gpu]
     return list({tuple(c.values()): c for c in found}.values())
 
 
@@ -136,9 +133,6 @@ def finish(prepared):
     for giant in (False, True):
         calls = {name: f.call for name, f in functions.items() if (name[0] in GIANTS) == giant}
         figures |= interleaved(calls, arguments)
-    if c["section"] == "kernels":
-        profiled = kernels({name: f.call for name, f in functions.items()}, arguments)
-        figures = {name: figures[name] | profiled[name] for name in figures}
     row = c | {"limits": {name: figures.pop(name) for name in LIMITS}, "methods": {}, "skipped": skipped}
     for (name, mode), figure in figures.items():
         row["methods"].setdefault(name, {})[mode] = figure | temporary(functions[name, mode], c)

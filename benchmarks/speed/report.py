@@ -38,13 +38,6 @@ def text(results):
         rows = [row for row in results["rows"] if row["section"] == section]
         for mode in modes(rows[0]):
             yield from ["", f"## {section}: {mode}", "", *times(rows, mode)]
-        if section == "kernels":
-            yield from [
-                "",
-                "## kernels: profiled, and the milliseconds in which they run, forward / gradient",
-                "",
-                *kernels(rows),
-            ]
         yield from ["", f"## {section}: temporary memory, in units of the size of E", "", *memory(rows)]
     yield from ["", "## Stages", "", *stages(results["stages"])]
     if results["compile_seconds"]:
@@ -99,22 +92,6 @@ def stages(rows):
         ratios = [f"{row['ms'][stage]:.3g} / {row['ms'][limit]:.3g}" for row in rows]
         lines.append([stage, limit, *ratios])
     return records.markdown(head, lines)
-
-
-def kernels(rows):
-    """Kernels and the milliseconds in which they run, forward / gradient, of the cells that have a profile."""
-    rows = [row for row in rows if row["section"] == "kernels"]
-    head = ["way", *(f"n = {row['n']}, k = {row['k']}, d = {row['d']}" for row in rows)]
-    lines = [[name, *(profiled(row["methods"].get(name)) for row in rows)] for name in names(rows)]
-    return records.markdown(head, lines)
-
-
-def profiled(found):
-    if found is None:
-        return None
-    both = [found[mode] for mode in ("forward", "gradient in both")]
-    started = " / ".join(f"{figures['kernels']:g}" for figures in both)
-    return started + "; " + " / ".join(f"{records.rounded(figures['busy_ms'], 2):g}" for figures in both)
 
 
 def compilation(rows):

@@ -84,5 +84,10 @@ def in_words(rows, ours, theirs, mode):
     return f"up to {two_digits(1 / low)} times faster, {slowest}"
 
 
+def times(ratio):
+    """How many times faster or slower it is to take `ratio` times as long."""
+    return f"{two_digits(1 / ratio)} times faster" if ratio < 1 else f"{two_digits(ratio)} times slower"
+
+
 def two_digits(number):
     return f"{records.rounded(number, 2):g}"

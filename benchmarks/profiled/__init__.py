@@ -1,0 +1,84 @@
+"""Run and profiled on the GPU that is there: the ways and sizes that `compiled` compiles for a GPU that is not there.
+
+A gradient includes the forward pass, as in a training step, for a loss that is quadratic in the outputs. A profile has
+the kernels that a call starts and the time in which they run: the time of the way within a larger program, where the
+host starts kernels ahead of the GPU.
+"""
+
+import time
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import peers, processes, records
+from benchmarks.compiled.cells import CELLS, MODES, QUICK_CELLS, QUICK_WAYS, Cell, left_out
+from benchmarks.compiled.ways import ARRAYS, WAYS
+from benchmarks.profiled import report
+from benchmarks.profiled.profile import kernels
+from benchmarks.timing import compiled, interleaved, pace
+
+SEED = 0
+FUNCTIONS = WAYS | {"plain port": lambda e, v, k: peers.plain_port(e, v, k)[0]}
+
+
+def run(quick):
+    started = time.monotonic()
+    processes.share_memory()
+    if jax.default_backend() != "gpu":
+        raise SystemExit("JAX finds no GPU here; `python -m benchmarks compiled` needs none.")
+    pairs = [(c, w) for c in (QUICK_CELLS if quick else CELLS) for w in (QUICK_WAYS if quick else FUNCTIONS)]
+    skipped = [
+        {"way": way, **cell._asdict(), "reason": left_out(way, cell)}
+        for cell, way in pairs
+        if left_out(way, cell)
+    ]
+    jobs = [(tuple(cell), way) for cell, way in pairs if not left_out(way, cell)]
+    rows = [row for both in processes.rows(jobs, prepare, finish) for row in both]
+    path = records.directory(quick) / "gpu-profiled.json"
+    settings = {"dtype": "float32", "modes": MODES, "queue": pace().queue, "seed": SEED}
+    records.write(path, started=started, rows=rows, settings=settings, skipped=skipped)
+    records.page(path, report.text)
+
+
+def arrays(way, cell):
+    """What the way is called with, and the weights of the loss."""
+    batch, n, k, d = cell
+    keys = jax.random.split(jax.random.key(SEED), 4)
+    known = {
+        "embeddings": jax.random.uniform(keys[0], (batch, n, d), minval=-1),
+        "scores": jax.random.uniform(keys[1], (batch, n)),
+        "where": jax.random.uniform(keys[3], (batch, n)) < 0.8,
+        "traced k": jnp.int32(k),
+    }
+    names = ARRAYS.get(way, ("embeddings", "scores"))
+    shape = (batch, k, d) if "embeddings" in names else (batch, n)
+    return [known[name] for name in names], jax.random.normal(keys[2], shape)
+
+
+def prepare(job):
+    """The cell, the way, its two functions compiled, and their arguments."""
+    cell, way = Cell(*job[0]), job[1]
+    given, weights = arrays(way, cell)
+    floating = sum(jnp.issubdtype(x.dtype, jnp.floating) for x in given)  # which come first
+
+    def forward(given, weights):
+        return FUNCTIONS[way](*given, cell.k)
+
+    def gradient(given, weights):
+        out, pull = jax.vjp(lambda *x: forward([*x, *given[floating:]], weights), *given[:floating])
+        return out, pull(weights * out)
+
+    calls = {
+        mode: compiled(f, given, weights).call for mode, f in zip(MODES, (forward, gradient), strict=True)
+    }
+    return cell, way, calls, (given, weights)
+
+
+def finish(prepared):
+    """A row for each mode: kernels, the milliseconds in which they run, and those of a call in a queue."""
+    cell, way, calls, arguments = prepared
+    times, profiled = interleaved(calls, arguments), kernels(calls, arguments)
+    return [
+        {"way": way, **cell._asdict(), "mode": mode, "ms": times[mode]["ms"], **profiled[mode]}
+        for mode in MODES
+    ]
