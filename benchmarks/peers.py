@@ -4,6 +4,7 @@ Embeddings are `(batch, n, d)`, scores `(batch, n)`, the result `(batch, k, d)` 
 mask is `(batch, n)`.
 """
 
+import functools
 import math
 
 import jax
@@ -62,6 +63,7 @@ def over_threshold(scores, k, temperature):
     return v - level - jnp.sum(share * (v - still), -1, keepdims=True)
 
 
+@functools.cache
 def softsort():
     """softjax's softsort with `index @ payload`; None, and a printed line, where softjax is not installed."""
     try:

@@ -27,6 +27,8 @@ class relative:
     the first run fills, round by round, and later runs read back.
     """
 
+    takes_favourites = True
+
     def __init__(self, sharpness, quantile, units=None):
         self.sharpness, self.quantile = sharpness, quantile
         self.units = [] if units is None else units
@@ -76,8 +78,8 @@ def tournament(E, v, survivors, boost, seeds):
     rest, rest_v = E[byes:], v[byes:]
     n = survivors - byes
     sides = rest_v[:n], rest_v[::-1][:n]
-    favourites = [(seeds[byes:][:n], seeds[byes:][::-1][:n])] if isinstance(boost, relative) else []
-    w = boost(*sides, *favourites)
+    favourites = seeds[byes:][:n], seeds[byes:][::-1][:n]
+    w = boost(*sides, favourites) if getattr(boost, "takes_favourites", False) else boost(*sides)
     for i in range(n):
         j = 2 * n - 1 - i
         E_next[byes + i] = rest[i] * w[i] + rest[j] * (1 - w[i])

@@ -10,6 +10,8 @@ from benchmarks import processes, profiled
 from benchmarks.compiled.cells import Cell
 from benchmarks.profiled import profile
 
+pytestmark = pytest.mark.usefixtures("little_effort")
+
 CELL = Cell(2, 64, 4, 8)
 
 
