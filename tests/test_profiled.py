@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import processes, profiled
 from benchmarks.compiled.cells import Cell
-from benchmarks.profiled import profile
+from benchmarks.profiled import profile, report
 
 pytestmark = pytest.mark.usefixtures("little_effort")
 
@@ -53,3 +53,18 @@ def test_what_fails_in_a_process_is_said():
 def test_without_a_gpu_it_says_so():
     with pytest.raises(SystemExit, match="JAX finds no GPU here"):
         profiled.run(quick=True)
+
+
+def test_the_table_has_what_was_measured_and_marks_what_is_older():
+    cell = CELL._asdict()
+    rows = [
+        {"way": "default", **cell, "mode": "forward", "busy_ms": 0.123, "kernels": 7.0},
+        {"way": "default", **cell, "mode": "gradient", "busy_ms": 4.0, "kernels": 9.0, "note": "Older."},
+        {"way": "topk_mask", **cell, "mode": "gradient", "busy_ms": 5.0, "kernels": 8.0},
+    ]
+    assert list(report.table(rows)) == [
+        "| way | n = 64, k = 4, d = 8 |",
+        "| ---: | ---: |",
+        "| default | 0.12 / 4* ms, 7 / 9 |",
+        "| topk_mask | - / 5 ms, - / 8 |",
+    ]

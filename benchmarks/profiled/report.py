@@ -1,8 +1,7 @@
 """The table of what a GPU ran, from the results file alone."""
 
 from benchmarks import records
-from benchmarks.compiled.cells import CELLS, MODES
-from benchmarks.compiled.ways import WAYS
+from benchmarks.compiled.cells import MODES, Cell
 
 EARLIER = "*"  # marks a figure that was measured before a change to the code, which its row names
 
@@ -24,11 +23,12 @@ def text(results):
 def table(rows):
     """A line for each way, a column for each cell."""
     found = {key(row): row for row in rows}
+    ways = dict.fromkeys(row["way"] for row in rows)
+    cells = dict.fromkeys(Cell(row["batch"], row["n"], row["k"], row["d"]) for row in rows)
     lines = [
-        [way, *(entry([found.get((way, *cell, mode)) for mode in MODES]) for cell in CELLS)] for way in WAYS
+        [way, *(entry([found.get((way, *cell, mode)) for mode in MODES]) for cell in cells)] for way in ways
     ]
-    lines = [line for line in lines if any(line[1:])]
-    return records.markdown(["way", *(f"n = {c.n}, k = {c.k}, d = {c.d}" for c in CELLS)], lines)
+    return records.markdown(["way", *(f"n = {c.n}, k = {c.k}, d = {c.d}" for c in cells)], lines)
 
 
 def key(row):
