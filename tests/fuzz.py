@@ -162,6 +162,8 @@ def check(c, run, scores, where, number):
     kinds = ["finite", *against_oracle(c, outs, v, where, number), *against_float64(c, outs, v[where])]
     if c.dtype == "float16":  # a steep slope may be beyond 65504, and two of them then add up to NaN
         return kinds
+    if c.boost == "Power" and np.abs(v[where]).max(initial=0) > 1e18:  # slopes multiply beyond the range
+        return kinds
     assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(outs["gradients"]))
     (slope, tangent), gradient = outs["slope"], outs["gradients"][1]
     if max(np.abs(v[where]).max(initial=0), np.abs(gradient).max()) <= 100:  # where it is not steep
@@ -212,7 +214,8 @@ def against_float64(c, outs, v):
     near = 1e-3 * float(np.median(gaps)) if len(gaps) else 0.0
     if c.boost != "Relative" or c.reseed or np.min(gaps, initial=np.inf) <= max(near, 1e-30):
         return []
-    np.testing.assert_allclose(outs["alone"], outs["float64"], atol=2 * c.eps + 1e-3)
+    rounding = min(0.1, c.inside * magnification(c, v))
+    np.testing.assert_allclose(outs["alone"], outs["float64"], atol=2 * c.eps + 1e-3 + rounding)
     return ["compared with float64"]
 
 

@@ -144,6 +144,13 @@ def test_no_extreme_makes_a_nan_or_an_infinity(boost, dtype, reseed):
     assert np.all(np.asarray(gradients[1])[~np.asarray(where)] == 0)
 
 
+@pytest.mark.parametrize(("largest", "finite"), [(1e18, True), (4e37, False)])
+def test_slopes_of_power_multiply_beyond_the_range(largest, finite):
+    scores = jnp.asarray([0.0] * 14 + [-largest] * 4 + [0.75, -1e4, -1e4], jnp.float32)
+    slope = jax.jit(jax.grad(lambda v: shtopk.select(v, 1, boost=shtopk.Power(20.0)).scores[0]))(scores)
+    assert bool(jnp.all(jnp.isfinite(slope))) == finite
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_no_extreme_makes_a_nan_or_an_infinity_in_the_baseline(dtype):
     def loss(e, v, alpha, where):
