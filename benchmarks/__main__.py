@@ -9,7 +9,7 @@ BENCHMARKS = {
     "speed": "time, compile time and memory, beside the limits and the peers, over the paper's Figure 1",
     "learning": "what models learn through it and its peers: score at hard evaluation, recall, steps, failures",
     "compiled": "kernels started and memory on a GPU or a TPU that is not there, from what is compiled for it",
-    "profiled": "kernels started and the time they run on the GPU that is there, beside the peers",
+    "profiled": "kernels started on the GPU of this machine and their time, beside the peers",
     "devices": "bytes moved and memory on each of 1 to 64 devices, from compiled HLO",
 }
 

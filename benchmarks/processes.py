@@ -1,17 +1,23 @@
 """Jobs on a GPU: compiled in many processes side by side, then timed one after another while the other processes wait.
 
-Compiling takes most of a run, a core for each process. Timing needs the GPU alone.
+Compiling takes most of a run, and timing needs the GPU alone. To choose the kernel of a matrix product, XLA times several
+while it compiles. Here the GPU is then in use, so a peer with such a product may get another kernel.
 """
 
 import multiprocessing
 import os
+import queue
+import threading
 import traceback
 
 from tqdm import tqdm
 
 
 def share_memory():
-    """Let processes share the memory of a GPU, of which each would take three quarters; before JAX looks for one."""
+    """Let several processes share a GPU; call this before JAX starts its backend.
+
+    By default each process takes three quarters of the memory.
+    """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
@@ -21,16 +27,29 @@ def rows(jobs, prepare, finish):
     context = multiprocessing.get_context("spawn")
     compiled, turn, done = context.Barrier(workers), context.Lock(), context.Queue()
     numbered = list(enumerate(jobs))
+    started = []
     for start in range(workers):
         work = numbered[start::workers], prepare, finish, compiled, turn, done
-        context.Process(target=_work, args=work, daemon=True).start()
+        started.append(context.Process(target=_work, args=work, daemon=True))
+        started[-1].start()
     found = {}
     for _ in tqdm(jobs, desc="on the GPU", unit="job"):
-        number, row = done.get()
+        number, row = _next(done, started)
         if number is None:
             raise RuntimeError(row)
         found[number] = row
     return [found[number] for number in range(len(jobs))]
+
+
+def _next(done, processes):
+    """What comes next from the processes; RuntimeError if one of them has died."""
+    while True:
+        codes = [process.exitcode for process in processes]
+        try:
+            return done.get(timeout=1)
+        except queue.Empty:
+            if any(codes):
+                raise RuntimeError(f"a process died: exit codes {codes}") from None
 
 
 def _work(share, prepare, finish, compiled, turn, done):
@@ -40,6 +59,8 @@ def _work(share, prepare, finish, compiled, turn, done):
         with turn:
             for number, one in ready:
                 done.put((number, finish(one)))
+    except threading.BrokenBarrierError:  # another process has failed, and says why
+        return
     except Exception:
         done.put((None, traceback.format_exc()))
         compiled.abort()

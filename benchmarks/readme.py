@@ -58,7 +58,7 @@ def quality():
 
 
 def speed():
-    """Times beside the peers on a CPU and, once a GPU was there, on a GPU."""
+    """Times beside the peers on a CPU, and on a GPU if its results exist."""
     results, profiled = read("speed"), read("gpu-profiled")
     cells = summary.large(results["rows"])
     parts = [[row for row in cells if row["k"] < 256], [row for row in cells if row["k"] >= 256]]
@@ -67,7 +67,7 @@ def speed():
     columns = ON_GPU if profiled else ()
     for cell in columns:
         ours = records.rounded(busy["default", *cell, "gradient"], 2)
-        head.append(f"GPU, n = {cell[1]}, k = {cell[2]}, d = {cell[3]}: {ours:g} ms")
+        head.append(f"GPU kernels, n = {cell[1]}, k = {cell[2]}, d = {cell[3]}: {ours:g} ms")
     lines = []
     for peer, (timed, way) in PEERS.items():
         times = [summary.in_words(part, summary.OURS, timed, summary.STEP) for part in parts]

@@ -59,7 +59,7 @@ class Pace:
 
 
 def pace():
-    """On a GPU a queue of calls, as in training: the next call is there before the last one ends."""
+    """On a GPU, calls are timed in a queue, as in training: the host submits a call before the previous one ends."""
     return Pace(queue=1, budget=1.5) if jax.default_backend() == "cpu" else Pace(queue=20, budget=0.5)
 
 

@@ -108,7 +108,7 @@ def test_the_readme_compares_by_the_milliseconds_of_kernels(monkeypatch):
     found = {"speed": readme.read("speed"), "gpu-profiled": {"rows": rows}}
     monkeypatch.setattr(readme, "read", found.get)
     _, head, _, *lines = readme.speed().splitlines()
-    assert head.endswith("GPU, n = 16384, k = 2, d = 32: 4 ms | GPU, n = 8192, k = 256, d = 256: 510 ms |")
+    assert "n = 16384, k = 2, d = 32: 4 ms |" in head and "n = 8192, k = 256, d = 256: 510 ms |" in head
     assert [line.split(" | ")[-1] for line in lines] == [
         "3 times faster |",
         "2 times slower |",

@@ -1,5 +1,6 @@
 """The benchmark that runs on a GPU, without one: its programs on a CPU, and the kernels read from a profile."""
 
+import os
 from types import SimpleNamespace
 
 import jax
@@ -25,7 +26,7 @@ def test_a_gradient_includes_the_forward_pass(way, x32):
     assert [x.shape for x in gradients] == [x.shape for x in given]
 
 
-def test_a_pause_separates_the_programs_of_a_profile():
+def test_the_longest_gaps_separate_the_programs_of_a_profile():
     def line(name, *events):
         return SimpleNamespace(
             name=name,
@@ -34,37 +35,51 @@ def test_a_pause_separates_the_programs_of_a_profile():
 
     gpu = [
         line("Stream #7", (100, 1), (130, 2), (0, 3)),
-        line("Stream #8", (102, 4)),
+        line("Stream #8", (112, 4)),
         line("XLA Ops", (0, 9)),
     ]
     planes = [SimpleNamespace(name="/device:GPU:0", lines=gpu), SimpleNamespace(name="/host:CPU", lines=gpu)]
-    assert profile._programs(SimpleNamespace(planes=planes)) == [[3e6], [1e6, 4e6], [2e6]]
+    profiled = SimpleNamespace(planes=planes)
+    assert profile.programs(profiled, 3) == [[3e6], [1e6, 4e6], [2e6]]
+    assert profile.programs(profiled, 1) == [[3e6, 1e6, 4e6, 2e6]]
 
 
-def test_what_runs_in_a_process_of_its_own_comes_back_in_order():
-    assert processes.rows([3, 1, 2], float, str) == ["3.0", "1.0", "2.0"]
+@pytest.fixture
+def four_cores(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
 
 
-def test_what_fails_in_a_process_is_said():
+def test_what_runs_in_processes_comes_back_in_order(four_cores):
+    assert processes.rows([3, 1, 2, 5], float, str) == ["3.0", "1.0", "2.0", "5.0"]
+
+
+def test_what_fails_in_a_process_is_said(four_cores):
     with pytest.raises(RuntimeError, match="could not convert string to float: 'many'"):
-        processes.rows(["many"], float, str)
+        processes.rows([1, "many", 2], float, str)
 
 
-def test_without_a_gpu_it_says_so():
+def test_a_process_that_dies_is_noticed(four_cores):
+    with pytest.raises(RuntimeError, match="a process died"):
+        processes.rows([0, 7], os._exit, str)
+
+
+def test_without_a_gpu_it_says_so(monkeypatch):
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     with pytest.raises(SystemExit, match="JAX finds no GPU here"):
         profiled.run(quick=True)
 
 
-def test_the_table_has_what_was_measured_and_marks_what_is_older():
+def test_the_table_has_what_was_measured():
     cell = CELL._asdict()
     rows = [
         {"way": "default", **cell, "mode": "forward", "busy_ms": 0.123, "kernels": 7.0},
-        {"way": "default", **cell, "mode": "gradient", "busy_ms": 4.0, "kernels": 9.0, "note": "Older."},
+        {"way": "default", **cell, "mode": "gradient", "busy_ms": 4.0, "kernels": 9.0},
         {"way": "topk_mask", **cell, "mode": "gradient", "busy_ms": 5.0, "kernels": 8.0},
     ]
     assert list(report.table(rows)) == [
         "| way | n = 64, k = 4, d = 8 |",
         "| ---: | ---: |",
-        "| default | 0.12 / 4* ms, 7 / 9 |",
+        "| default | 0.12 / 4 ms, 7 / 9 |",
         "| topk_mask | - / 5 ms, - / 8 |",
     ]

@@ -1,8 +1,7 @@
-"""Run and profiled on the GPU that is there: the ways and sizes that `compiled` compiles for a GPU that is not there.
+"""Runs the ways and sizes of `compiled` on the GPU of this machine, and profiles them.
 
-A gradient includes the forward pass, as in a training step, for a loss that is quadratic in the outputs. A profile has
-the kernels that a call starts and the time in which they run: the time of the way within a larger program, where the
-host starts kernels ahead of the GPU.
+A gradient includes the forward pass, as in a training step, for a loss that is quadratic in the outputs. The plain port
+is the one of `speed`.
 """
 
 import time
@@ -75,7 +74,7 @@ def prepare(job):
 
 
 def finish(prepared):
-    """A row for each mode: kernels, the milliseconds in which they run, and those of a call in a queue."""
+    """A row for each mode: kernels, the sum of their milliseconds, and the milliseconds of a call in a queue."""
     cell, way, calls, arguments = prepared
     times, profiled = interleaved(calls, arguments), kernels(calls, arguments)
     return [

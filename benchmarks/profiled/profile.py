@@ -2,10 +2,10 @@
 
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import jax
-from jax.profiler import ProfileData
 
 from benchmarks.records import rounded
 
@@ -14,7 +14,9 @@ PAUSE = 0.02  # seconds between one program's kernels and the next one's
 
 
 def kernels(calls, arguments):
-    """`{name: {"kernels": started by a call, "busy_ms": milliseconds in which they run}}` of `{name: call}`."""
+    """`{name: {"kernels": started by a call, "busy_ms": the sum of their milliseconds}}` of `{name: call}`."""
+    from jax.profiler import ProfileData  # not in JAX 0.6, in which the report must still be read
+
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for call in calls.values():
@@ -22,15 +24,15 @@ def kernels(calls, arguments):
                 for _ in range(CALLS):
                     jax.block_until_ready(call(*arguments))
         (path,) = Path(folder).rglob("*.xplane.pb")
-        programs = _programs(ProfileData.from_file(str(path)))
+        found = programs(ProfileData.from_file(str(path)), len(calls))
     return {
         name: {"kernels": rounded(len(times) / CALLS, 4), "busy_ms": rounded(sum(times) / CALLS / 1e6, 4)}
-        for name, times in zip(calls, programs, strict=True)
+        for name, times in zip(calls, found, strict=True)
     }
 
 
-def _programs(profile):
-    """The nanoseconds of each kernel of each program, in their order; a pause separates the programs."""
+def programs(profile, count):
+    """The nanoseconds of each kernel of `count` programs, in their order; the longest gaps separate the programs."""
     events = sorted(
         (event.start_ns, event.duration_ns)
         for plane in profile.planes
@@ -39,10 +41,7 @@ def _programs(profile):
         if line.name.startswith("Stream")
         for event in line.events
     )
-    programs, ended = [], None
-    for start, duration in events:
-        if ended is None or start - ended > PAUSE * 1e9 / 2:
-            programs.append([])
-        programs[-1].append(duration)
-        ended = start + duration
-    return programs
+    starts = [later[0] - earlier[0] for earlier, later in pairwise(events)]
+    longest = sorted(range(len(starts)), key=starts.__getitem__)[len(starts) - (count - 1) :]
+    ends = [0, *(after + 1 for after in sorted(longest)), len(events)]
+    return [[duration for _, duration in events[first:last]] for first, last in pairwise(ends)]

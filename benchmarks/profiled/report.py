@@ -3,8 +3,6 @@
 from benchmarks import records
 from benchmarks.compiled.cells import MODES, Cell
 
-EARLIER = "*"  # marks a figure that was measured before a change to the code, which its row names
-
 
 def text(results):
     hardware, versions = results["hardware"], results["versions"]
@@ -12,12 +10,9 @@ def text(results):
     yield ""
     yield (
         f"{hardware['device_kind']}, JAX {versions['jax']}, batch 16, float32. Forward / training step: the "
-        "milliseconds in which kernels run, then the kernels started."
+        "milliseconds of the kernels, then their number."
     )
     yield from ["", *table(results["rows"]), ""]
-    for note in dict.fromkeys(row["note"] for row in results["rows"] if "note" in row):
-        yield f"{EARLIER} {note}"
-    yield ""
 
 
 def table(rows):
@@ -39,10 +34,6 @@ def entry(pair):
     """`.1 / .2 ms, 10 / 20`; None if neither mode was measured."""
     if not any(pair):
         return None
-    busy = " / ".join("-" if row is None else f"{milliseconds(row)}" for row in pair)
+    busy = " / ".join("-" if row is None else f"{records.rounded(row['busy_ms'], 2):g}" for row in pair)
     started = " / ".join("-" if row is None else f"{row['kernels']:.0f}" for row in pair)
     return f"{busy} ms, {started}"
-
-
-def milliseconds(row):
-    return f"{records.rounded(row['busy_ms'], 2):g}" + (EARLIER if "note" in row else "")

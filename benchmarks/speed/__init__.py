@@ -5,7 +5,7 @@ after the others, for whoever comes next pays for the gigabytes it gives back. A
 share, outputs and gradients by `jax.vjp`, for a loss that is quadratic in the outputs: a linear one would let XLA leave
 out what real losses need.
 
-On a GPU the calls of a method are timed in a queue, as in training, and `compiled` has the seconds to compile.
+On a GPU the calls of a method are timed in a queue, as in training. The seconds to compile are those of `compiled`.
 """
 
 import time
@@ -24,7 +24,7 @@ def run(quick):
     started = time.monotonic()
     processes.share_memory()
     backend = jax.default_backend()
-    gpu = backend != "cpu"
+    gpu = backend == "gpu"
     jobs = [("stages", size) for size in (stages.SIZES[:1] if quick else stages.SIZES)]
     jobs += [("cells", c) for c in measure.cells(quick, gpu)]
     if gpu:
@@ -34,7 +34,7 @@ def run(quick):
         compiling = measure.compile_times(quick)
         found = [finish(prepare(job)) for job in tqdm(jobs, desc="speed", unit="job")]
     rows = {part: [row for (name, _), row in zip(jobs, found, strict=True) if name == part] for part in PARTS}
-    path = records.directory(quick) / (f"{backend}-speed.json" if gpu else "speed.json")
+    path = records.directory(quick) / ("speed.json" if backend == "cpu" else f"{backend}-speed.json")
     settings = {"dtype": "float32", "seed": measure.SEED, "modes": measure.MODES, "queue": pace().queue}
     records.write(
         path,
