@@ -1,7 +1,7 @@
 """Jobs on a GPU: compiled in many processes side by side, then timed one after another while the other processes wait.
 
-Compiling takes most of a run, and timing needs the GPU alone. To choose the kernel of a matrix product, XLA times several
-while it compiles. Here the GPU is then in use, so a peer with such a product may get another kernel.
+Compiling takes most of a run, and timing needs the GPU alone. To choose the kernel of a matrix product, XLA times
+several while it compiles. The GPU is then in use, so a peer with such a product may get another kernel.
 """
 
 import multiprocessing
