@@ -144,7 +144,7 @@ def check(c, run, scores, where, number):
         jax.tree.map(np.testing.assert_array_equal, outs["out"], outs["hard"])
     # Survivors of tied scores may differ by a rounding or two, which ranks them and so their rows in either order.
     tied = c.boost == "Relative" and len(np.unique(v[where])) < where.sum()
-    atol = 0.1 if tied else min(0.1, 64 * c.inside * magnification(c, v[where]))
+    atol = 0.1 if tied else min(0.1, 64 * c.inside * magnification(c, v[where], number))
     group = np.unique(v, return_inverse=True)[1] if tied else np.arange(c.n)
     for name in ("batch", "vmap", "traced k"):
         found, expected = (np.bincount(group, outs[which]) for which in (name, "alone"))
@@ -161,7 +161,11 @@ def check(c, run, scores, where, number):
         return ["with infinities"]
     assert np.all(np.isfinite(outs["out"].embeddings))
     assert np.all(np.isfinite(outs["out"].scores[: min(c.k, live)]))
-    kinds = ["finite", *against_oracle(c, outs, v, where, number), *against_float64(c, outs, v[where])]
+    kinds = [
+        "finite",
+        *against_oracle(c, outs, v, where, number),
+        *against_float64(c, outs, v[where], number),
+    ]
     if c.dtype == "float16":  # a steep slope may be beyond 65504, and two of them then add up to NaN
         return kinds
     if c.boost == "Power" and np.abs(v[where]).max(initial=0) > 1e18:  # slopes multiply beyond the range
@@ -174,14 +178,16 @@ def check(c, run, scores, where, number):
     return kinds
 
 
-def magnification(c, v):
-    """How often a typical gap, the unit of `Relative`, fits into the scores, by which it enlarges their rounding."""
+def magnification(c, v, number):
+    """How much larger the rounding of a weight may be than that of a number in [0, 1]: the largest score times the
+    slope of the boost."""
     v = v[np.isfinite(v)]
-    gaps = np.diff(np.sort(v))
-    if c.boost != "Relative" or not np.any(gaps > 0):
-        return 1
+    gaps = np.array([gap for gap in np.diff(np.sort(v)) if gap > 0])
+    if len(gaps) == 0:
+        return 1.0
     with np.errstate(over="ignore"):
-        return max(1, np.abs(v).max() / np.median(gaps[gaps > 0]))
+        slopes = {"Scaled": number, "Power": (20 * number) ** v.max(), "Relative": number / np.median(gaps)}
+        return max(1.0, float(np.abs(v).max() * slopes[c.boost]))
 
 
 def against_oracle(c, outs, v, where, number):
@@ -195,26 +201,28 @@ def against_oracle(c, outs, v, where, number):
     theirs = BOOSTS[c.boost][1](number * (20.0 if c.boost == "Power" else 1.0))
     gaps = [np.diff(np.sort(v[rows]))]
 
-    def boost(high, low, *favourites):
-        gaps.append(np.diff(np.sort(np.concatenate([high, low]))))
-        return theirs(high, low, *favourites)
+    class Boost:
+        takes_favourites = c.boost == "Relative"
 
-    boost.takes_favourites = c.boost == "Relative"
+        def __call__(self, high, low, *favourites):
+            gaps.append(np.diff(np.sort(np.concatenate([high, low]))))
+            return theirs(high, low, *favourites)
+
     if np.abs(v[rows]).max() > 1.5 or np.min(gaps[0], initial=1) < 0.01:
         return []
     mask = np.zeros(c.n)
-    mask[rows] = reference.mask(v[rows], c.k, boost, c.reseed)
+    mask[rows] = reference.mask(v[rows], c.k, Boost(), c.reseed)
     if np.min(np.concatenate(gaps), initial=1) < 0.01:
         return []
     np.testing.assert_allclose(outs["mask"], mask, rtol=2 * c.eps, atol=1e4 * c.inside)
     return ["compared with the oracle"]
 
 
-def against_float64(c, outs, v):
+def against_float64(c, outs, v, number):
     """Compares with the same rounded scores in float64, where no two are near a tie, and none is sorted again."""
     gaps = np.diff(np.sort(np.asarray(v, np.float64)))
     near = 1e-3 * float(np.median(gaps)) if len(gaps) else 0.0
-    rounding = c.inside * magnification(c, v)
+    rounding = c.inside * magnification(c, v, number)
     if (
         c.boost != "Relative"
         or c.reseed
