@@ -221,14 +221,14 @@ def against_oracle(c, outs, v, where, number):
 def against_float64(c, outs, v, number):
     """Compares with the same rounded scores in float64, where no two are near a tie, and none is sorted again."""
     gaps = np.diff(np.sort(np.asarray(v, np.float64)))
+    narrowest = np.min(gaps, initial=np.inf)
     near = 1e-3 * float(np.median(gaps)) if len(gaps) else 0.0
-    rounding = c.inside * magnification(c, v, number)
-    if (
-        c.boost != "Relative"
-        or c.reseed
-        or np.min(gaps, initial=np.inf) <= max(near, 1e-30)
-        or rounding > 0.1
-    ):
+    if c.boost != "Relative" or c.reseed or narrowest <= max(near, 1e-30):
+        return []
+    rounding = (
+        c.inside * number * np.abs(v).max() / narrowest
+    )  # of weights, if a score is far from the others
+    if rounding > 0.1:
         return []
     np.testing.assert_allclose(outs["alone"], outs["float64"], atol=2 * c.eps + 1e-3 + rounding)
     return ["compared with float64"]
