@@ -225,9 +225,8 @@ def against_float64(c, outs, v, number):
     near = 1e-3 * float(np.median(gaps)) if len(gaps) else 0.0
     if c.boost != "Relative" or c.reseed or narrowest <= max(near, 1e-30):
         return []
-    rounding = (
-        c.inside * number * np.abs(v).max() / narrowest
-    )  # of weights, if a score is far from the others
+    # Of weights, if a score is far from the others.
+    rounding = c.inside * number * np.abs(v).max(initial=0) / narrowest
     if rounding > 0.1:
         return []
     np.testing.assert_allclose(outs["alone"], outs["float64"], atol=2 * c.eps + 1e-3 + rounding)
