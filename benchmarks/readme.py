@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 
 from benchmarks import records
+from benchmarks.compiled.cells import key
 from benchmarks.learning import report as learning_report
-from benchmarks.profiled import report as gpu
 from benchmarks.speed import summary
 
 ROOT = Path(__file__).parent.parent
@@ -63,7 +63,7 @@ def speed():
     cells = summary.large(results["rows"])
     parts = [[row for row in cells if row["k"] < 256], [row for row in cells if row["k"] >= 256]]
     head = ["`topk` compared with", "CPU, k < 256", "CPU, k ≥ 256"]
-    busy = {gpu.key(row): row["busy_ms"] for row in profiled["rows"]} if profiled else {}
+    busy = {key(row): row["busy_ms"] for row in profiled["rows"]} if profiled else {}
     columns = ON_GPU if profiled else ()
     for cell in columns:
         ours = records.rounded(busy["default", *cell, "gradient"], 2)

@@ -3,7 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +50,7 @@ def write(array):
     return jnp.broadcast_to(array[(0,) * array.ndim], array.shape)
 
 
-@dataclass(frozen=True)
-class Pace:
+class Pace(NamedTuple):
     """How many calls are timed together, and the seconds that the repetitions of a cell may take."""
 
     queue: int
@@ -79,7 +78,7 @@ def interleaved(calls, arguments, *, least=3, most=21):
     Every round runs each of `calls` once, in turn. A first round warms up and says how many rounds the
     budget, in seconds, allows; a call that alone takes more than it runs only the fewest rounds.
     """
-    queue, budget = pace().queue, pace().budget
+    queue, budget = pace()
     first = {name: seconds_of(call, arguments) for name, call in calls.items()}
     again = {name: seconds_of(call, arguments) for name, call in calls.items()}
     slow = {name for name, seconds in again.items() if queue * seconds > budget}

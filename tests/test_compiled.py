@@ -92,7 +92,7 @@ def test_launches_and_memory_on_an_h100(cell):
 
 
 @pytest.mark.parametrize("cell", BARS, ids=str)
-def test_the_gradient_in_the_scores_is_computed_before_it_is_gathered(cell):
+def test_the_scores_gradient_is_computed_before_it_is_gathered(cell):
     needs("h100")
     rows = figures("h100", cell, "topk_mask")["topk_mask"]
     assert all(0 < row["gathering"] <= 150 for row in rows)

@@ -18,7 +18,7 @@ CELL = Cell(2, 64, 4, 8)
 
 @pytest.mark.parametrize("way", ["default", "where=", "topk_mask, traced k", "plain port"])
 def test_a_gradient_includes_the_forward_pass(way, x32):
-    _, _, calls, arguments = profiled.prepare((tuple(CELL), way))
+    _, _, calls, arguments = profiled.prepare((CELL, way))
     out = calls["forward"](*arguments)
     again, gradients = calls["gradient"](*arguments)
     np.testing.assert_allclose(out, again, rtol=1e-5, atol=1e-6)

@@ -31,22 +31,30 @@ ITERATIVE_MOST = 2**28  # batch * k * n * d products; over it nobody would run t
 
 
 def cases(target, quick):
-    """What is compiled, `[{"way", "mode", "batch", "n", "k", "d"}]`, and what is left out, the same with a reason."""
-    if quick:
-        pairs = [(cell, way) for cell in QUICK_CELLS for way in QUICK_WAYS]
-    else:
-        pairs = [(cell, way) for cell in CELLS for way in WAYS]
-        if target == PLOTTED:
-            pairs += [(cell, way) for cell in series() for way in SERIES_WAYS]
-    found, skipped = [], []
-    for cell, way in dict.fromkeys(pairs):
-        case = {"way": way, **cell._asdict()}
-        reason = left_out(way, cell)
-        if reason is None:
-            found += [case | {"mode": mode} for mode in MODES]
-        else:
-            skipped.append(case | {"reason": reason})
+    """What is compiled, `[{"way", "mode", "batch", "n", "k", "d"}]`, and what is left out, as `pairs` says it."""
+    chosen, skipped = pairs(quick, plotted=target == PLOTTED)
+    found = [{"way": way, **cell._asdict(), "mode": mode} for cell, way in chosen for mode in MODES]
     return found, skipped
+
+
+def pairs(quick, plotted=False):
+    """The cells, each with a way, and what is left out, `[{"way", "batch", "n", "k", "d", "reason"}]`."""
+    found = [(cell, way) for cell in QUICK_CELLS for way in QUICK_WAYS]
+    if not quick:
+        found = [(cell, way) for cell in CELLS for way in WAYS]
+        found += [(cell, way) for cell in series() for way in SERIES_WAYS if plotted]
+    reasons = {(cell, way): left_out(way, cell) for cell, way in found}
+    skipped = [
+        {"way": way, **cell._asdict(), "reason": reason}
+        for (cell, way), reason in reasons.items()
+        if reason is not None
+    ]
+    return [pair for pair, reason in reasons.items() if reason is None], skipped
+
+
+def key(row):
+    """What a row of results was measured of."""
+    return (row["way"], row["batch"], row["n"], row["k"], row["d"], row["mode"])
 
 
 def series():

@@ -5,7 +5,7 @@ import json
 import matplotlib.pyplot as plt
 
 from benchmarks import records
-from benchmarks.compiled.cells import CELLS, MODES, PLOTTED, QUICK_CELLS, SERIES, SERIES_N, SERIES_WAYS
+from benchmarks.compiled.cells import CELLS, MODES, PLOTTED, QUICK_CELLS, SERIES, SERIES_N, SERIES_WAYS, key
 from benchmarks.compiled.targets import TARGETS
 from benchmarks.compiled.ways import WAYS
 
@@ -45,7 +45,7 @@ def text(results):
 
 def table(rows, shown):
     """A line for each way, a column for each cell of which all ways were compiled."""
-    by_case = {case(row): row for row in rows}
+    by_case = {key(row): row for row in rows}
     cells = [cell for cell in (*CELLS, *QUICK_CELLS) if ("where=", *cell, "forward") in by_case]
     lines = []
     for way in WAYS:
@@ -57,10 +57,6 @@ def table(rows, shown):
                 [way, *(None if None in pair else entry(pair, shown) for pair in found), f"{seconds:.0f} s"]
             )
     return records.markdown(["way", *(f"n = {c.n}, k = {c.k}, d = {c.d}" for c in cells), "compiling"], lines)
-
-
-def case(row):
-    return (row["way"], row["batch"], row["n"], row["k"], row["d"], row["mode"])
 
 
 def entry(pair, shown):
@@ -83,7 +79,7 @@ def at_least(row):
 
 def figure(results, path):
     """Launches against n: a panel for each mode and each k."""
-    by_case = {case(row): row for row in results["rows"]}
+    by_case = {key(row): row for row in results["rows"]}
     fig, axes = plt.subplots(len(SERIES), len(MODES), figsize=(8, 6), sharex=True, sharey=True, squeeze=False)
     for line, (name, k) in zip(axes, SERIES.items(), strict=True):
         for axis, mode in zip(line, MODES, strict=True):

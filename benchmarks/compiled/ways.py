@@ -65,6 +65,16 @@ ARRAYS = {
 }
 
 
+def taken(way):
+    """The names of the arrays that the way is called with."""
+    return ARRAYS.get(way, ("embeddings", "scores"))
+
+
+def floating(way):
+    """How many of these have a gradient; they come first."""
+    return sum(name in ("embeddings", "scores") for name in taken(way))
+
+
 def arrays(way, batch, n, d, sharding):
     """What the way is called with, as shapes."""
     kinds = {
@@ -73,8 +83,7 @@ def arrays(way, batch, n, d, sharding):
         "where": ((batch, n), jnp.bool_),
         "traced k": ((), jnp.int32),
     }
-    names = ARRAYS.get(way, ("embeddings", "scores"))
-    return [jax.ShapeDtypeStruct(*kinds[name], sharding=sharding) for name in names]
+    return [jax.ShapeDtypeStruct(*kinds[name], sharding=sharding) for name in taken(way)]
 
 
 def function(way, mode, k):
@@ -85,5 +94,4 @@ def function(way, mode, k):
 
     if mode == "forward":
         return forward
-    floating = [name in ("embeddings", "scores") for name in ARRAYS.get(way, ("embeddings", "scores"))]
-    return jax.grad(lambda *arrays: jnp.sum(forward(*arrays) ** 2), tuple(range(sum(floating))))
+    return jax.grad(lambda *arrays: jnp.sum(forward(*arrays) ** 2), tuple(range(floating(way))))

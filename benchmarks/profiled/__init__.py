@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import peers, processes, records
-from benchmarks.compiled.cells import CELLS, MODES, QUICK_CELLS, QUICK_WAYS, Cell, left_out
-from benchmarks.compiled.ways import ARRAYS, WAYS
+from benchmarks.compiled.cells import MODES, pairs
+from benchmarks.compiled.ways import WAYS, floating, taken
 from benchmarks.profiled import report
 from benchmarks.profiled.profile import kernels
 from benchmarks.timing import compiled, interleaved, pace
@@ -25,13 +25,7 @@ def run(quick):
     processes.share_memory()
     if jax.default_backend() != "gpu":
         raise SystemExit("JAX finds no GPU here; `python -m benchmarks compiled` needs none.")
-    pairs = [(c, w) for c in (QUICK_CELLS if quick else CELLS) for w in (QUICK_WAYS if quick else FUNCTIONS)]
-    skipped = [
-        {"way": way, **cell._asdict(), "reason": left_out(way, cell)}
-        for cell, way in pairs
-        if left_out(way, cell)
-    ]
-    jobs = [(tuple(cell), way) for cell, way in pairs if not left_out(way, cell)]
+    jobs, skipped = pairs(quick)
     rows = [row for both in processes.rows(jobs, prepare, finish) for row in both]
     path = records.directory(quick) / "gpu-profiled.json"
     settings = {"dtype": "float32", "modes": MODES, "queue": pace().queue, "seed": SEED}
@@ -49,22 +43,21 @@ def arrays(way, cell):
         "where": jax.random.uniform(keys[3], (batch, n)) < 0.8,
         "traced k": jnp.int32(k),
     }
-    names = ARRAYS.get(way, ("embeddings", "scores"))
-    shape = (batch, k, d) if "embeddings" in names else (batch, n)
-    return [known[name] for name in names], jax.random.normal(keys[2], shape)
+    shape = (batch, k, d) if "embeddings" in taken(way) else (batch, n)
+    return [known[name] for name in taken(way)], jax.random.normal(keys[2], shape)
 
 
 def prepare(job):
     """The cell, the way, its two functions compiled, and their arguments."""
-    cell, way = Cell(*job[0]), job[1]
+    cell, way = job
     given, weights = arrays(way, cell)
-    floating = sum(jnp.issubdtype(x.dtype, jnp.floating) for x in given)  # which come first
+    first = floating(way)
 
     def forward(given, weights):
         return FUNCTIONS[way](*given, cell.k)
 
     def gradient(given, weights):
-        out, pull = jax.vjp(lambda *x: forward([*x, *given[floating:]], weights), *given[:floating])
+        out, pull = jax.vjp(lambda *x: forward([*x, *given[first:]], weights), *given[:first])
         return out, pull(weights * out)
 
     calls = {

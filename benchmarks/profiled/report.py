@@ -1,7 +1,7 @@
 """The table of what a GPU ran, from the results file alone."""
 
 from benchmarks import records
-from benchmarks.compiled.cells import MODES, Cell
+from benchmarks.compiled.cells import MODES, Cell, key
 
 
 def text(results):
@@ -24,10 +24,6 @@ def table(rows):
         [way, *(entry([found.get((way, *cell, mode)) for mode in MODES]) for cell in cells)] for way in ways
     ]
     return records.markdown(["way", *(f"n = {c.n}, k = {c.k}, d = {c.d}" for c in cells)], lines)
-
-
-def key(row):
-    return row["way"], row["batch"], row["n"], row["k"], row["d"], row["mode"]
 
 
 def entry(pair):

@@ -93,7 +93,7 @@ def arrays(c):
 
 def methods_for(c):
     """The methods of a cell, and what is left out of it, with the reason."""
-    softsort, gpu = peers.softsort(), jax.default_backend() != "cpu"
+    softsort, gpu = peers.softsort(), jax.default_backend() == "gpu"
     available = OURS | PEERS | ({} if softsort is None else {"softsort": softsort})
     skipped = {}
     for name in available:
