@@ -21,6 +21,10 @@ from shtopk._sharding import match_varying_axes
 # with 5 times the temporary memory, with all rounds in the loop. With a loop that is not unrolled it starts 159. On CPU
 # the gradient takes 1.4 times as long with four (JAX 0.12).
 OPENING = 10
+# With more members in a slot, a barrier follows the last product of match weights. XLA's GPU compiler would otherwise
+# compute the products of all rounds inside the transposition of places to slots: a forward pass at 16 x 16384 scores
+# and k = 256 takes 1.6 times as long (H200, JAX 0.11). With fewer members the barrier is a kernel that saves nothing.
+MANY = 32
 
 
 def round_count(n, k):
@@ -83,7 +87,7 @@ def _mixed_jvp(primals, tangents):
 
 @jax.custom_jvp
 def _round_by_round(x):
-    """A barrier that keeps XLA from computing every earlier round again in the kernels of this round.
+    """A barrier that keeps XLA from computing every earlier round again in the kernels that read `x`.
 
     The barrier is for values alone: compiled for an H100, a barrier for derivatives as well takes up to 12 more
     kernels.
@@ -125,6 +129,8 @@ def play(scores, live, k, boost, reseed):
     # A selection, not a product: no gradient from the payload of a missing row, not even NaN, passes here.
     seeds = lax.iota(jnp.int32, width) if seats is None else seats.entries
     weights = jnp.where(seeds < entrants, weights, 0)
+    if not reseed and width > MANY * k:
+        weights = _round_by_round(weights)
     slots = jnp.where(lax.iota(jnp.int32, k) < live, scores[:k], -jnp.inf)
     return slots, weights, seeds
 

@@ -37,6 +37,7 @@ SOFTSORT_ON_GPU = 2**26  # weights; over it XLA takes minutes to compile the gra
 
 FEW = ("width", "batch")  # sections of a few cells, in which everything is measured
 PANELS = (2, 16, 128, 1024)  # the k of the figure, and of the grid on a GPU
+POWERS_OF_4 = [4**i for i in range(2, 8)]  # the n of the grid on a GPU
 
 
 def modes(c):
@@ -49,16 +50,15 @@ def cell(section, batch, n, k, d):
 
 
 def cells(quick, gpu):
-    """What is measured; on a GPU, which takes longer to compile for, half of the cells."""
+    """What is measured; on a GPU, which takes longer to compile for, a third of the cells."""
     if quick:
         sizes = [("grid", 16, 1024, 32, 32), ("width", 16, 1024, 32, 256), ("growth", 1, 2**14, 64, 64)]
         return [cell(*size) for size in sizes]
-    found = [cell("grid", 16, n, k, 32) for n, k in GRID if k in PANELS or not gpu]
+    found = [cell("grid", 16, n, k, 32) for n, k in GRID if not gpu or (k in PANELS and n in POWERS_OF_4)]
     found += [cell("width", 16, n, n // 32, d) for n in (1024, 8192) for d in (32, 256, 1024)]
     found += [cell("batch", batch, n, n // 32, 64) for batch in (1, 256) for n in (1024, 8192)]
-    found += [
-        cell("growth", 1, 2**i, k, 64) for i in range(10, 21, 2 if gpu else 1) for k in (2**i // 16, 64)
-    ]
+    sizes = (2**12, 2**16, 2**20) if gpu else [2**i for i in range(10, 21)]
+    found += [cell("growth", 1, n, k, 64) for n in sizes for k in (n // 16, 64)]
     return list({tuple(c.values()): c for c in found}.values())
 
 
