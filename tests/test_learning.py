@@ -172,8 +172,9 @@ def test_the_mask_is_level_with_the_best_peer_on_eight_tasks():
         assert standard_errors(task, "recipe", best_peer(task)) > -1
     assert failed("recipe") == (0, 40)
     for task in ("marked-tokens", "features-additive"):
-        assert all(ROWS[task]["recipe"]["worst"] > s["median"] for s in peers(task).values())
         assert standard_errors(task, "recipe", best_peer(task)) > 1
+    additive = "features-additive"
+    assert all(ROWS[additive]["recipe"]["worst"] > s["median"] for s in peers(additive).values())
 
 
 def test_what_the_docs_say_of_the_pruned_transformer():
@@ -208,11 +209,26 @@ def test_what_the_docs_say_of_drawn_slots():
 
 
 def test_what_the_docs_say_of_the_peers_over_all_tasks():
-    best = [best_peer(task) for task in EIGHT]
-    assert (best.count("gated top k"), best.count("threshold mask")) == (5, 3)
-    assert (failed("gated top k"), failed("threshold mask")) == ((13, 40), (0, 40))
-    behind = [mean(f"features-{name}", "threshold mask") for name in ("additive", "switch", "orange-skin")]
-    assert behind == [0.878, 0.804, 0.747]
+    assert [best_peer(task) for task in EIGHT].count("gated top k") == 5
+    assert best_peer("digits-256") == "SIMPLE"
+    fails = {name: failed(name)[0] for name in peers("marked-tokens")}
+    assert all(failed(name)[1] == 40 for name in fails)
+    told = {"gated top k": 13, "threshold mask": 0, "Gumbel-sigmoid": 6, "SIMPLE": 10}
+    assert {name: fails.pop(name) for name in told} == told
+    assert min(fails.values()) == 8
+    behind = ("marked-tokens", "features-additive", "features-switch", "features-orange-skin")
+    assert [mean(task, "threshold mask") for task in behind] == [0.873, 0.878, 0.804, 0.747]
+
+
+def test_what_the_docs_say_of_a_random_choice():
+    over = {
+        task: round(ROWS[task]["random choice"]["mean"] - RESULTS[task]["settings"]["chance"], 2)
+        for task in EIGHT
+    }
+    features = {over.pop(f"features-{name}") for name in ("orange-skin", "additive", "switch")}
+    assert features == {0.19, 0.20}
+    assert max(over[task] for task in ("digits-256", "digits-1024", "features-xor")) <= 0.01
+    assert max(over.values()) == 0.04
 
 
 def test_what_the_docs_say_of_the_parts_of_the_recipe():
@@ -242,8 +258,9 @@ def test_what_the_docs_say_of_the_parts_of_the_recipe():
 def test_what_the_docs_say_of_each_task():
     copying = ROWS["selective-copying"]
     assert copying["recipe"]["worst"] == 1
-    assert 2 * copying["recipe"]["steps"] <= copying["threshold mask"]["steps"]
-    assert {name for name, s in peers("selective-copying").items() if s["worst"] == 1} == {"threshold mask"}
+    perfect = {name: s["steps"] for name, s in peers("selective-copying").items() if s["worst"] == 1}
+    assert set(perfect) == {"threshold mask", "Gumbel-sigmoid"}
+    assert 2 * copying["recipe"]["steps"] <= min(perfect.values())
     assert round(copying["recipe, by slots"]["mean"], 2) == 0.67
     order = ("threshold mask", "recipe", "attention", "gated top k")
     assert [mean("digits-256", name) for name in order] == [0.960, 0.946, 0.802, 0.578]
@@ -281,5 +298,5 @@ def test_what_the_docs_say_of_shortcuts_from_the_first_step():
         for task, rows in ((task, ROWS[task]) for task in EIGHT)
         if "Relative, straight-through" in sorted(rows, key=lambda name: rows[name]["mean"])[:5]
     ]
-    assert (len(last), len(EIGHT)) == (5, 8)
+    assert (len(last), len(EIGHT)) == (4, 8)
     assert ROWS["digits-1024"][wide]["failed"] == ROWS["digits-1024"][narrow]["failed"] == 5
