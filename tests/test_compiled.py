@@ -24,8 +24,8 @@ BARS = {
     Cell(16, 16384, 256, 32): {
         "default": (22, 40),
         "where=": (33, 60),
-        "reseed=True": (34, 59),
-        "temporary": 0.352,
+        "reseed=True": (35, 60),
+        "temporary": 0.35,
     },
     Cell(16, 8192, 256, 256): {
         "default": (13, 28),

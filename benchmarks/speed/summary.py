@@ -76,16 +76,24 @@ def in_words(rows, ours, theirs, mode):
     """How many times faster or slower `ours` is than `theirs`, from the lowest to the highest."""
     found = sorted(ratio for ratio, _ in ratios(rows, ours, theirs, mode))
     low, high = found[0], found[-1]
-    if high < 1:
+    if high < 1 and not level(high):
         return f"{two_digits(1 / high)} to {two_digits(1 / low)} times faster"
-    if low > 1:
+    if low > 1 and not level(low):
         return f"{two_digits(low)} to {two_digits(high)} times slower"
-    slowest = "level at worst" if two_digits(high) == "1" else f"up to {two_digits(high)} times slower"
-    return f"up to {two_digits(1 / low)} times faster, {slowest}"
+    fastest = "level at best" if level(low) else f"up to {two_digits(1 / low)} times faster"
+    slowest = "level at worst" if level(high) else f"up to {two_digits(high)} times slower"
+    return f"{fastest}, {slowest}"
+
+
+def level(ratio):
+    """Whether two digits of `ratio`, or of its inverse, are those of 1."""
+    return "1" in (two_digits(ratio), two_digits(1 / ratio))
 
 
 def times(ratio):
     """How many times faster or slower it is to take `ratio` times as long."""
+    if level(ratio):
+        return "level"
     return f"{two_digits(1 / ratio)} times faster" if ratio < 1 else f"{two_digits(ratio)} times slower"
 
 
