@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 from benchmarks import records
-from benchmarks.compiled.cells import key
 from benchmarks.learning import report as learning_report
 from benchmarks.speed import summary
 
@@ -17,13 +16,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 REGION = re.compile(r"(<!-- results: (\w+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 HARDEST = (16384, 2)  # n and k of the quality sentence: the paper's longest tournament
-# Each peer with its names in the speed benchmark and on the GPU.
-PEERS = {
-    "plain port": ("plain port", "plain port"),
-    "soft sort": ("softsort", "softsort"),
-    "gated top k": ("top_k + gather, gated", "gated lax.top_k"),
-}
-ON_GPU = ((16, 16384, 2, 32), (16, 8192, 256, 256))
+# Each peer with its name in the speed benchmark.
+PEERS = {"plain port": "plain port", "soft sort": "softsort", "gated top k": "top_k + gather, gated"}
 LEARNING = {
     "`anneal`, `topk_mask`": "recipe",
     "gated top k": "gated top k",
@@ -32,9 +26,8 @@ LEARNING = {
 
 
 def read(name):
-    """The results file `name`; None if it does not exist yet."""
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    """The results file `name`."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def table(head, lines):
@@ -58,22 +51,31 @@ def quality():
 
 
 def speed():
-    """Times beside the peers on a CPU, and on a GPU if its results exist."""
-    results, profiled = read("speed"), read("gpu-profiled")
-    cells = summary.large(results["rows"])
-    parts = [[row for row in cells if row["k"] < 256], [row for row in cells if row["k"] >= 256]]
-    head = ["`topk` compared with", "CPU, k < 256", "CPU, k ≥ 256"]
-    busy = {key(row): row["busy_ms"] for row in profiled["rows"]} if profiled else {}
-    columns = ON_GPU if profiled else ()
-    for cell in columns:
-        ours = records.rounded(busy["default", *cell, "gradient"], 2)
-        head.append(f"GPU kernels, n = {cell[1]}, k = {cell[2]}, d = {cell[3]}: {ours:g} ms")
-    lines = []
-    for peer, (timed, way) in PEERS.items():
-        times = [summary.in_words(part, summary.OURS, timed, summary.STEP) for part in parts]
-        pairs = [(busy["default", *cell, "gradient"], busy[way, *cell, "gradient"]) for cell in columns]
-        lines.append([peer, *times, *(summary.times(ours / theirs) for ours, theirs in pairs)])
+    """Training steps beside the peers, on a CPU and on a GPU."""
+    head, parts = ["`topk` compared with"], []
+    for machine, name in (("CPU", "speed"), ("GPU", "gpu-speed")):
+        cells = summary.large(read(name)["rows"])
+        head += [f"{machine}, k < 256", f"{machine}, k ≥ 256"]
+        parts += [[row for row in cells if row["k"] < 256], [row for row in cells if row["k"] >= 256]]
+    lines = [
+        [peer, *(summary.in_words(part, summary.OURS, timed, summary.STEP) for part in parts)]
+        for peer, timed in PEERS.items()
+    ]
     return "\n".join(["", *table(head, lines), ""])
+
+
+def kernels():
+    """What a training step of the longest tournament takes on the GPU without the host, beside two peers."""
+    n, k = HARDEST
+    rows = [
+        row for row in read("gpu-profiled")["rows"] if (row["n"], row["k"], row["mode"]) == (n, k, "gradient")
+    ]
+    busy = {row["way"]: row["busy_ms"] for row in rows}
+    port, gated = (summary.times(busy["default"] / busy[way]) for way in ("plain port", "gated lax.top_k"))
+    return (
+        f"\nFor n = {n} and k = {k}, the GPU's kernels take {records.rounded(busy['default'], 2):g} ms: "
+        f"{port} than the port's, {gated} than the gated top k's."
+    )
 
 
 def learning():
@@ -93,7 +95,7 @@ def learning():
 
 def rendered(text):
     """`text` with every region rendered from the results."""
-    parts = {part.__name__: part for part in (quality, speed, learning)}
+    parts = {part.__name__: part for part in (quality, speed, kernels, learning)}
     return REGION.sub(lambda match: match[1] + parts[match[2]]() + match[4], text)
 
 
