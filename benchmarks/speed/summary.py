@@ -92,8 +92,6 @@ def level(ratio):
 
 def times(ratio):
     """How many times faster or slower it is to take `ratio` times as long."""
-    if level(ratio):
-        return "level"
     return f"{two_digits(1 / ratio)} times faster" if ratio < 1 else f"{two_digits(ratio)} times slower"
 
 
