@@ -82,8 +82,8 @@ def _fence(x, indices):
 def _sum_terms(parts):
     """The sum over axis 1, `_TERMS` at a time: a reduction would have XLA transpose the gathered rows first (H100).
 
-    Without the barrier, one kernel gathers the terms of several sums: at 256 x 8192 scores and k = 64, pooling takes 9
-    times as long (H200, JAX 0.11).
+    Without the barrier, XLA gathers the terms of several sums in one kernel. Pooling at 256 x 8192 scores, k = 64 and
+    d = 64 then takes 1.46 ms instead of 0.16 (H200, JAX 0.11).
     """
     while parts.shape[1] > 1:
         parts = lax.optimization_barrier(parts)

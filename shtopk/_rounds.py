@@ -17,13 +17,14 @@ from shtopk._seeding import filled, ranks
 from shtopk._sharding import match_varying_axes
 
 # The number of rounds that are written out at their own width, before the loop over the later rounds. Compiled for an
-# H100 at 16 x 16384 scores and k = 2, the gradient starts 49 kernels, against 46 with four rounds written out and 52,
-# with 5 times the temporary memory, with all rounds in the loop. With a loop that is not unrolled it starts 159. On CPU
-# the gradient takes 1.4 times as long with four (JAX 0.12).
+# H100 at 16 x 16384 scores and k = 2, the gradient starts 50 kernels. It starts 53, with 5 times the temporary memory,
+# with all rounds in the loop, and 160 with a loop that is not unrolled. With four rounds written out, the gradient
+# takes 1.2 times as long on an H200 (JAX 0.11) and 1.4 times as long on CPU (JAX 0.12).
 OPENING = 10
-# With more members in a slot, a barrier follows the last product of match weights. XLA's GPU compiler would otherwise
-# compute the products of all rounds inside the transposition of places to slots: a forward pass at 16 x 16384 scores
-# and k = 256 takes 1.6 times as long (H200, JAX 0.11). With fewer members the barrier is a kernel that saves nothing.
+# If a slot has more members than this, a barrier follows the last product of match weights. Otherwise XLA's compiler for
+# GPUs computes the products of all rounds inside the transposition from places to slots, and a forward pass at
+# 16 x 16384 scores and k = 256 takes 1.6 times as long (H200, JAX 0.11). For smaller slots, and if rounds are sorted
+# again, the barrier costs a kernel and was not measured.
 MANY = 32
 
 
@@ -86,7 +87,7 @@ def _mixed_jvp(primals, tangents):
 
 
 @jax.custom_jvp
-def _round_by_round(x):
+def _computed_first(x):
     """A barrier that keeps XLA from computing every earlier round again in the kernels that read `x`.
 
     The barrier is for values alone: compiled for an H100, a barrier for derivatives as well takes up to 12 more
@@ -95,9 +96,9 @@ def _round_by_round(x):
     return lax.optimization_barrier(x)
 
 
-@_round_by_round.defjvp
-def _round_by_round_jvp(primals, tangents):
-    return _round_by_round(*primals), *tangents
+@_computed_first.defjvp
+def _computed_first_jvp(primals, tangents):
+    return _computed_first(*primals), *tangents
 
 
 def play(scores, live, k, boost, reseed):
@@ -114,7 +115,7 @@ def play(scores, live, k, boost, reseed):
         byes = _at_least_0(2 * half - live)
         won, scores = match(*_sides(scores), _sides(seeds[: 2 * half]), byes, half, boost)
         if not reseed:  # a sort separates the rounds by itself
-            won, scores = _round_by_round((won, scores))
+            won, scores = _computed_first((won, scores))
         live = at_most(live, half)
         played.append((won, order))
 
@@ -130,7 +131,7 @@ def play(scores, live, k, boost, reseed):
     seeds = lax.iota(jnp.int32, width) if seats is None else seats.entries
     weights = jnp.where(seeds < entrants, weights, 0)
     if not reseed and width > MANY * k:
-        weights = _round_by_round(weights)
+        weights = _computed_first(weights)
     slots = jnp.where(lax.iota(jnp.int32, k) < live, scores[:k], -jnp.inf)
     return slots, weights, seeds
 

@@ -73,9 +73,13 @@ def growth_lines(rows):
 
 
 def in_words(rows, ours, theirs, mode):
-    """How many times faster or slower `ours` is than `theirs`, from the lowest to the highest."""
+    """How many times faster or slower `ours` is than `theirs`, from the lowest to the highest; None without a cell."""
     found = sorted(ratio for ratio, _ in ratios(rows, ours, theirs, mode))
+    if not found:
+        return None
     low, high = found[0], found[-1]
+    if level(low) and level(high):
+        return "level"
     if high < 1 and not level(high):
         return f"{two_digits(1 / high)} to {two_digits(1 / low)} times faster"
     if low > 1 and not level(low):
