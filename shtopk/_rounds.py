@@ -21,10 +21,10 @@ from shtopk._sharding import match_varying_axes
 # with all rounds in the loop, and 160 with a loop that is not unrolled. With four rounds written out, the gradient
 # takes 1.2 times as long on an H200 (JAX 0.11) and 1.4 times as long on CPU (JAX 0.12).
 OPENING = 10
-# If a slot has more members than this, a barrier follows the last product of match weights. Otherwise XLA's compiler for
-# GPUs computes the products of all rounds inside the transposition from places to slots, and a forward pass at
-# 16 x 16384 scores and k = 256 takes 1.6 times as long (H200, JAX 0.11). For smaller slots, and if rounds are sorted
-# again, the barrier costs a kernel and was not measured.
+# If a slot has more members than this, a barrier follows the last product of match weights. Otherwise XLA computes the
+# products of all rounds inside the transposition from places to slots, and a forward pass at 16 x 16384 scores and
+# k = 256 takes 1.6 times as long (H200, JAX 0.11). For smaller slots, and if rounds are sorted again, the barrier costs
+# a kernel and was not measured.
 MANY = 32
 
 
