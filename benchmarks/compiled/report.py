@@ -54,7 +54,7 @@ def table(rows, shown):
         if pairs:
             seconds = max(row["compile_seconds"] for pair in pairs for row in pair)
             lines.append(
-                [way, *(None if None in pair else entry(pair, shown) for pair in found), f"{seconds:.0f} s"]
+                [way, *(None if None in pair else entry(pair, shown) for pair in found), f"{records.rounded(seconds, 2):g} s"]
             )
     return records.markdown(["way", *(f"n = {c.n}, k = {c.k}, d = {c.d}" for c in cells), "compiling"], lines)
 
