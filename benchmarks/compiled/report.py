@@ -52,10 +52,9 @@ def table(rows, shown):
         found = [[by_case.get((way, *cell, mode)) for mode in MODES] for cell in cells]
         pairs = [pair for pair in found if None not in pair]
         if pairs:
-            seconds = max(row["compile_seconds"] for pair in pairs for row in pair)
-            lines.append(
-                [way, *(None if None in pair else entry(pair, shown) for pair in found), f"{records.rounded(seconds, 2):g} s"]
-            )
+            seconds = records.rounded(max(row["compile_seconds"] for pair in pairs for row in pair), 2)
+            entries = (None if None in pair else entry(pair, shown) for pair in found)
+            lines.append([way, *entries, f"{seconds:g} s"])
     return records.markdown(["way", *(f"n = {c.n}, k = {c.k}, d = {c.d}" for c in cells), "compiling"], lines)
 
 
