@@ -24,20 +24,13 @@ The result has a gradient with respect to the embeddings, the scores and the num
 ((2, 100), [8.0, 8.0])
 """
 
-from shtopk._boost import Boost as Boost
-from shtopk._boost import Power as Power
-from shtopk._boost import Relative as Relative
-from shtopk._boost import Scaled as Scaled
-from shtopk._iterative import iterative_topk as iterative_topk
-from shtopk._mask import topk_mask as topk_mask
-from shtopk._metrics import nccs as nccs
-from shtopk._operator import TopK as TopK
-from shtopk._operator import hard_topk as hard_topk
-from shtopk._operator import topk as topk
-from shtopk._select import Selection as Selection
-from shtopk._select import select as select
-from shtopk._training import Annealed as Annealed
-from shtopk._training import anneal as anneal
+from shtopk._boost import Boost, Power, Relative, Scaled
+from shtopk._iterative import iterative_topk
+from shtopk._mask import topk_mask
+from shtopk._metrics import nccs
+from shtopk._operator import TopK, hard_topk, topk
+from shtopk._select import Selection, select
+from shtopk._training import Annealed, anneal
 
 __all__ = [
     "Annealed",

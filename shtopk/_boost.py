@@ -4,7 +4,7 @@ Each boost here is a pytree whose leaves are its numbers, so new numbers compile
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ def offset(boost, ranked, last):
     exact, so scores far from 0 keep the digits in which they differ. The result is 0 if that score is not finite, or if
     the boost reads more than gaps.
     """
-    if not getattr(boost, "shift_free", False):
+    if not isinstance(boost, (Relative, Scaled)):
         return jnp.zeros((), ranked.dtype)
     pivot = lax.stop_gradient(_at(ranked, last))
     return jnp.where(jnp.isfinite(pivot), pivot, 0)
@@ -109,7 +109,6 @@ class Scaled:
     """
 
     sharpness: jax.typing.ArrayLike
-    shift_free: ClassVar[bool] = True
 
     def __call__(self, high: jax.Array, low: jax.Array, where: jax.Array) -> jax.Array:
         high, low, where = _checks.matches(high, low, where)
@@ -179,7 +178,6 @@ class Relative:
 
     sharpness: jax.typing.ArrayLike = 6.0
     quantile: jax.typing.ArrayLike = 0.75
-    shift_free: ClassVar[bool] = True
 
     def __call__(self, high: jax.Array, low: jax.Array, where: jax.Array) -> jax.Array:
         high, low, where = _checks.matches(high, low, where)

@@ -35,8 +35,7 @@ def _floating(name, value):
     value = _array(name, value)
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(
-            f"{name} must be floating point, got dtype {value.dtype}; "
-            f"cast with {name.split('[')[0]}.astype(jnp.float32)"
+            f"{name} must be floating point, got dtype {value.dtype}; cast with {name}.astype(jnp.float32)"
         )
     return value
 
@@ -78,11 +77,8 @@ def embeddings(tree, lead, *, axis="n", name="embeddings", any_dtype=False):
                 f"rows by the result's indices (TopK.indices), or cast with {name}.astype(jnp.float32)"
             )
         own = value.shape[: len(lead)]
-        if (
-            own[-1:] != lead[-1:]
-            or len(own) < len(lead)
-            or any(x not in (1, y) for x, y in zip(own, lead, strict=True))
-        ):
+        fits = len(own) == len(lead) and all(x in (1, y) for x, y in zip(own, lead, strict=True))
+        if not fits or own[-1] != lead[-1]:
             raise ValueError(
                 f"{label} has shape {value.shape}, which must begin with {lead}, the shape (..., {axis}) set by "
                 f"scores (axes before {axis} may be 1); {_remedy(label, value.shape, lead)}"
@@ -124,13 +120,10 @@ def k(value, n):
     return static_int("k", value, 1, n, "1 <= k <= n")
 
 
-def is_real(value):
-    """Whether `value` is a float that is known at trace time."""
-    return isinstance(value, (float, np.floating))
-
-
 def real_k(value, n):
-    """A real number of slots known at trace time, `1 <= k <= n`."""
+    """A static number of slots, `1 <= k <= n`, an int or a float."""
+    if not isinstance(value, (float, np.floating)):
+        return k(value, n)
     if not 1 <= value <= n:
         raise ValueError(f"k must satisfy 1 <= k <= n, got k={value}; pass 1 to {n}")
     return float(value)
@@ -226,11 +219,10 @@ def draw(value, random_key, straight_through):
 def share(name, value, meaning):
     """A scalar in [0, 1]: a number is checked, a traced value is clipped."""
     value = bare_number(name, value)
-    if jnp.ndim(value):
-        raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(value)}; pass one number")
+    array = number(name, value, jnp.result_type(float))
     if not isinstance(value, Tracer) and not 0 <= value <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {value}; {meaning}")
-    return jnp.clip(jnp.asarray(value, jnp.result_type(float)), 0, 1)
+    return jnp.clip(array, 0, 1)
 
 
 def sharpness_range(value):
@@ -238,7 +230,7 @@ def sharpness_range(value):
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(f"sharpness must be a pair (first, last), got {value!r}; for instance (0.1, 100.0)")
     first, last = (bare_number("sharpness", number) for number in value)
-    if not all(isinstance(x, Tracer) or jnp.ndim(x) or x > 0 for x in (first, last)):
+    if not all(isinstance(x, Tracer) or jnp.ndim(x) or jnp.iscomplexobj(x) or x > 0 for x in (first, last)):
         raise ValueError(
             f"sharpness must be positive, first and last, got {value!r}; for instance (0.1, 100.0)"
         )
@@ -266,7 +258,6 @@ def choice(name, value, options):
     """One of a few words."""
     if not isinstance(value, str) or value not in options:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}; pick one")
-    return value
 
 
 def flag(name, value):
@@ -308,9 +299,9 @@ def matches(high, low, where):
 def win_weights(value, like):
     """The weights that a boost returned, in the dtype of the scores `like`, whose shape they must have."""
     value = _array("the result of boost", value)
-    if jnp.shape(value) != like.shape:
+    if value.shape != like.shape:
         raise ValueError(
-            f"boost returned shape {jnp.shape(value)} for matches of shape {like.shape}; it must "
+            f"boost returned shape {value.shape} for matches of shape {like.shape}; it must "
             "return one weight in [0, 1] for each match, and its own numbers must be scalars"
         )
     return value.astype(like.dtype)

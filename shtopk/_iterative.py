@@ -1,5 +1,7 @@
 """Algorithm 1: the iterative baseline, k peaked softmaxes over all n scores."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -67,10 +69,7 @@ def iterative_topk(
 @compiled("k", "normalizer")
 def _iterative(embeddings, scores, where, alpha, *, k, normalizer):
     """`iterative_topk` for checked arguments."""
-
-    def row(embeddings, scores, where):
-        return _iterative_row(embeddings, scores, where, alpha, k, normalizer)
-
+    row = partial(_iterative_row, alpha=alpha, k=k, normalizer=normalizer)
     return over_rows(row, scores.ndim - 1)(embeddings, scores, where)
 
 
@@ -107,7 +106,7 @@ def _peaked_softmax(v, left, winner, alpha, normalizer):
     """PEAKEDSOFTMAX(-(v - m)^2) over the rows `left` `(n,)`, lines 13 to 20 of Algorithm 1: `(n,)`."""
     m = v[winner]
     # An infinite gap gives weight 0, and two equal infinities have a gap of 0, without inf - inf.
-    near = left & ~(jnp.isinf(v) | jnp.isinf(m)) | left & (v == m)
+    near = left & ((v == m) | ~(jnp.isinf(v) | jnp.isinf(m)))
     gap = jnp.where(near & (v != m), v - m, 0)
     # Where a square would overflow, the weight is 0 for any alpha. Clipped there, its derivative is 0 as well.
     limit = 0.5 * float(jnp.finfo(v.dtype).max) ** 0.5

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -69,8 +70,11 @@ def topk_mask(
         "log": _checks.flag("log", log),
         "devices": devices,
     }
+    if hasattr(k, "__jax_array__"):
+        k = jnp.asarray(k)
     if not isinstance(k, jax.Array):
-        k = _checks.real_k(k, n) if _checks.is_real(k) else _checks.k(k, n)
+        # `[()]` turns an array of shape () into a number.
+        k = _checks.real_k(k[()] if isinstance(k, np.ndarray) else k, n)
         candidates = _checks.candidates(candidates, math.ceil(k), n)
         return _mask(scores, where, boost, k=k, candidates=candidates, **options)
     candidates = _checks.candidates(candidates, 1, n)
@@ -93,9 +97,11 @@ def _mask(scores, where, boost, *, k, reseed, candidates, log, devices):
 def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, devices):
     """`topk_mask` for a traced k `()`."""
 
+    most = candidates or scores.shape[-1] * devices.size
+    slots = _within(k, most)
+
     def row(scores, where):
-        mask, most = _of_one_row(scores, where, boost, reseed, candidates, devices)
-        slots = _within(k, most)
+        mask = _of_one_row(scores, where, boost, reseed, most, devices)
         if jnp.issubdtype(k.dtype, jnp.integer):
             out = mask(slots)
         else:
@@ -119,12 +125,11 @@ def _within(k, most):
     return jnp.where((k >= 1) & (k <= min(most, jnp.iinfo(k.dtype).max)), k, 0).astype(jnp.int32)
 
 
-def _of_one_row(scores, where, boost, reseed, candidates, devices):
-    """The mask of one row of scores `(n,)` as a function of a traced k, and the largest k. All rounds are looped."""
+def _of_one_row(scores, where, boost, reseed, most, devices):
+    """The mask of one row of scores `(n,)`, of which the best `most` compete, as a function of a traced k <= most."""
     rows = scores.shape[0]
     n = rows * devices.size
-    ranked, live, order, rank = seeded(devices.enter(scores, where, candidates), n, candidates)
-    most = ranked.shape[0]
+    ranked, live, order, rank = seeded(devices.enter(scores, where, most), n, most)
 
     def mask(k):
         scores = centred(ranked, offset(boost, ranked, jnp.minimum(k, live) - 1))
@@ -137,11 +142,11 @@ def _of_one_row(scores, where, boost, reseed, candidates, devices):
         _, survivors, wins, orders = _rounds.loop_up(
             scores, scores, live, jnp.where(idle, most, halves), boost, reseed
         )
-        slots = (lax.iota(jnp.int32, places) < jnp.minimum(survivors, k)).astype(ranked.dtype)
+        slots = (lax.iota(jnp.int32, places) < survivors).astype(ranked.dtype)
         weights, seats = _rounds.loop_down(slots, jnp.where(idle, places, halves), wins, orders)
         seeds = lax.iota(jnp.int32, most) if seats is None else seats.entries
         place = rank if seats is None else filled(seats.places, rank, places)
         weights = jnp.where(seeds < live, weights, 0)
         return devices.part(reordered(weights, place, filled(order, seeds, n)), rows)
 
-    return mask, most
+    return mask

@@ -11,7 +11,7 @@ from shtopk import _checks, _sharding
 from shtopk._boost import Boost, Relative
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import lowest
-from shtopk._seeding import ranks, seed_order
+from shtopk._seeding import filled, ranks, seed_order
 from shtopk._select import Payload, drawn_member, members_at, moved, sums, tournament
 
 _ORDERS = ("score", "position")
@@ -183,9 +183,7 @@ def _topk(
     soft = TopK(sums(selection, embeddings), selection.scores, chosen)
     if straight_through:
         hard = _hard_rows(embeddings, entry, selection.n, k, order, devices)
-        rows, slots = jax.tree.map(
-            lambda hard, soft: _value_of(hard.astype(soft.dtype), soft), tuple(hard[:2]), tuple(soft[:2])
-        )
+        rows, slots = jax.tree.map(lambda x, like: _value_of(x.astype(like.dtype), like), hard[:2], soft[:2])
         soft = TopK(rows, slots, hard.indices)
     pooled = devices.total(soft.embeddings)
     if draw is not None:  # the score of a slot moves as its row does
@@ -198,12 +196,11 @@ def _topk(
 def _in_order_of_position(selection, chosen):
     """The selection of one row of scores, its slots sorted by their `chosen` rows `(k,)`, and the sorted `chosen`."""
     k, members = selection.indices.shape
-    rank = jnp.argsort(chosen)
-    new = ranks(rank, k, k)
-    slot, member = selection.places // members, selection.places % members
-    places = jnp.where(slot < k, new[jnp.minimum(slot, k - 1)] * members + member, selection.places)
-    slots = {name: getattr(selection, name)[rank] for name in ("indices", "weights", "scores")}
-    return replace(selection, places=places, **slots), chosen[rank]
+    order = jnp.argsort(chosen)
+    slot = filled(ranks(order, k), selection.places // members, k)
+    places = slot * members + selection.places % members
+    slots = {name: getattr(selection, name)[order] for name in ("indices", "weights", "scores")}
+    return replace(selection, places=places, **slots), chosen[order]
 
 
 @compiled("k", "order")

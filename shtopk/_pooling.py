@@ -126,11 +126,6 @@ def _pool_rows(indices, places, weights, payload, *, dtype, materialize, add_up)
     return materialize(add_up(parts).astype(dtype), indices)
 
 
-def row_weights(places, weights):
-    """The weight of each row `(n,)`; 0 for a row that is in no slot."""
-    return filled(weights.reshape(-1), places)
-
-
 def _row_slots(places, slots, members):
     """The slot of each row `(n,)`; an arbitrary slot for a row that is in none."""
     return jnp.minimum(places // members, slots - 1)
@@ -139,7 +134,7 @@ def _row_slots(places, slots, members):
 def _spread_rows(indices, places, weights, slots, *, dtype, materialize):
     """`spread`, which writes each row once, in the order of the rows."""
     sums, slots = accumulation_dtype(weights.dtype, slots.dtype), materialize(slots, indices)
-    weight = row_weights(places, weights).astype(sums)[:, None]
+    weight = filled(weights.reshape(-1), places).astype(sums)[:, None]
     parts = weight * _take(slots, _row_slots(places, *indices.shape)).astype(sums)
     return jnp.where(weight == 0, 0, parts).astype(dtype)
 
@@ -234,7 +229,7 @@ def _primitive(name, like, shape, default, cpu):
             parts.append(primitive.bind(*members, dx, y, **params))
         if type(dy) is not ad.Zero:
             parts.append(primitive.bind(*members, x, dy, **params))
-        return primitive.bind(*primals, **params), sum(parts[1:], start=parts[0])
+        return primitive.bind(*primals, **params), reduce(add, parts)
 
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(implementation(primitive, "dtype"))

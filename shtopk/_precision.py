@@ -11,8 +11,7 @@ def accumulation_dtype(*dtypes):
 
 def lowest(dtype):
     """The score of a surplus slot: -inf, or the lowest number of a dtype without infinities."""
-    infinity = np.full((), -np.inf, np.float32).astype(dtype)
-    return -np.inf if np.isinf(infinity) else float(jnp.finfo(dtype).min)
+    return -np.inf if np.isinf(np.float32(-np.inf).astype(dtype)) else float(jnp.finfo(dtype).min)
 
 
 def narrowed(scores, dtype):

@@ -24,7 +24,7 @@ def by_seed(scores, live=None, best=None):
     See `seed_order`. The seed of a candidate that is not among the best is `best`.
     """
     order, ranked = seed_order(scores, live, best)
-    rank = ranks(order, scores.shape[0], order.shape[0])
+    rank = ranks(order, scores.shape[0])
     return _in_order(ranked, scores.astype(ranked.dtype), order, rank), order, rank
 
 

@@ -40,13 +40,11 @@ def match(high, low, seeds, first, half, boost):
     unchanged. Later entries do not count. An infinite or NaN score decides its match alone. The survivor's score is
     then `high`, because the sort puts infinities at the ends.
     """
-    contested, played = jnp.isfinite(half_gap(high, low)), _between(first, half, high.shape[0])
-    if played is not None:
-        contested &= played
+    played = _between(first, half, high.shape[0])
+    contested = jnp.isfinite(half_gap(high, low)) & played
     boosted = win_weights(boost, high, low, contested, seeds, first, half)
     outright = jnp.where(high == low, 0.5, jnp.where(high > low, 1, jnp.nan).astype(high.dtype))
-    w = jnp.where(contested, boosted, outright)
-    w = w if played is None else jnp.where(played, w, 1)
+    w = jnp.where(played, jnp.where(contested, boosted, outright), 1)
     return w, jnp.where(contested, _mixed(boosted, high, low), high)
 
 
@@ -56,9 +54,9 @@ def _sides(scores):
 
 
 def _between(first, half, width):
-    """Which of `width` matches are played, `(width,)`; None if it is known at trace time that all are."""
+    """Which of `width` matches are played, `(width,)`; True if it is known at trace time that all are."""
     if isinstance(first, int) and isinstance(half, int) and (first, half) == (0, width):
-        return None
+        return True
     entry = lax.iota(jnp.int32, width)
     return (entry >= first) & (entry < half)
 
@@ -112,7 +110,7 @@ def play(scores, live, k, boost, reseed):
         half, order = scores.shape[0] // 2, None
         if reseed and played:
             scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < live)
-        byes = _at_least_0(2 * half - live)
+        byes = 2 * half - at_most(live, 2 * half)
         won, scores = match(*_sides(scores), _sides(seeds[: 2 * half]), byes, half, boost)
         if not reseed:  # a sort separates the rounds by itself
             won, scores = _computed_first((won, scores))
@@ -122,7 +120,7 @@ def play(scores, live, k, boost, reseed):
     halves = [scores.shape[0] >> r for r in range(1, round_count(scores.shape[0], k) + 1)]
     seeds = seeds[: scores.shape[0]]
     scores, live, wins, orders = loop_up(scores, seeds, live, halves, boost, reseed, unroll=True)
-    weights = jnp.where(lax.iota(jnp.int32, scores.shape[0]) < at_most(live, k), 1, 0).astype(scores.dtype)
+    weights = jnp.where(lax.iota(jnp.int32, scores.shape[0]) < live, 1, 0).astype(scores.dtype)
     weights, seats = loop_down(weights, halves, wins, orders, unroll=True)
     for won, order in reversed(played):
         weights, seats = _undone(weights, seats, won, order, won.shape[0], _joined)
@@ -159,17 +157,13 @@ def _undone(weights, seats, won, order, half, join):
     seats = Seats(*(join(x, 2 * half - 1 - x) for x in seats))
     if order is not None:
         n = order.shape[0]
-        rank = ranks(order, n, n)
+        rank = ranks(order, n)
         seats = Seats(filled(order, seats.entries, n), reordered(seats.places, rank, order))
     return weights, seats
 
 
 def _joined(high, low):
     return jnp.concatenate([high, jnp.flip(low)])
-
-
-def _at_least_0(x):
-    return max(x, 0) if isinstance(x, int) else jnp.maximum(x, 0)
 
 
 def at_most(x, most):
@@ -202,7 +196,7 @@ def loop_up(scores, seeds, live, halves, boost, reseed, unroll=False):
         return scores, jnp.minimum(live, half), wins.at[r].set(won), orders
 
     live, halves, scores, wins, orders = match_varying_axes(live, halves, scores, wins, orders)
-    return lax.fori_loop(0, rounds, play_round, (scores, live, wins, orders), unroll=unroll or 1)
+    return lax.fori_loop(0, rounds, play_round, (scores, live, wins, orders), unroll=unroll)
 
 
 def loop_down(weights, halves, wins, orders, unroll=False):
@@ -227,7 +221,7 @@ def loop_down(weights, halves, wins, orders, unroll=False):
 
     played = jnp.asarray(halves, jnp.int32), wins, orders
     start, played = match_varying_axes((weights, seats), played)
-    return lax.scan(undo_round, start, played, reverse=True, unroll=unroll or 1)[0]
+    return lax.scan(undo_round, start, played, reverse=True, unroll=unroll)[0]
 
 
 def _mirrored(x, half):

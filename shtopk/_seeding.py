@@ -93,10 +93,11 @@ def permuted(x, order):
     return x.at[order].get(mode="promise_in_bounds", unique_indices=True)
 
 
-def ranks(order, n, missing):
-    """The seed of each of n candidates `(n,)`, and `missing` for those not in `order` `(best,)`."""
-    seeds = lax.iota(jnp.int32, order.shape[0])
-    return jnp.full(n, missing, jnp.int32).at[order].set(seeds, mode="promise_in_bounds", unique_indices=True)
+def ranks(order, n):
+    """The position in `order` `(m,)` of each of n candidates, `(n,)`; m for a candidate that is not in it."""
+    best = order.shape[0]
+    missing = jnp.full(n, best, jnp.int32)
+    return missing.at[order].set(lax.iota(jnp.int32, best), mode="promise_in_bounds", unique_indices=True)
 
 
 def filled(x, index, fill_value=0):

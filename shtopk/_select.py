@@ -85,11 +85,9 @@ class Selection:
         def spread(slots):
             if members.slots is not None:
                 slots = jnp.take_along_axis(slots, members.slots[..., None], axis=-2)
-            return _pooling.spread(members[::2], members.weights, slots)
+            return _pooling.spread((members.indices, members.places), members.weights, slots)
 
-        return jax.tree.map(
-            lambda leaf: _on_matrices(spread, leaf, self.indices.ndim - 1, self._rows), pooled
-        )
+        return jax.tree.map(lambda leaf: _on_matrices(spread, leaf, self.indices.ndim - 1), pooled)
 
     def mask(self) -> jax.Array:
         """Return the soft mask `m`, `(..., n)` in [0, 1], in the dtype of `scores`.
@@ -156,12 +154,8 @@ class Selection:
             log_weights = log_weight(filled(weights.reshape(-1), place, 1))
             return jnp.where(possible, jnp.sum(log_weights), -jnp.inf)
 
-        def mapped(x, own):
-            return x.reshape((1,) * (axes - own) + x.shape)
-
-        lead = self.indices.ndim - 2
-        arrays = mapped(self.weights, lead), mapped(self.places, lead), mapped(indices, indices.ndim - 1)
-        return over_rows(row, axes)(*arrays)
+        arrays = (self.weights, 2), (self.places, 1), (indices, 1)
+        return over_rows(row, axes)(*(jnp.expand_dims(x, range(axes + own - x.ndim)) for x, own in arrays))
 
     def entropy(self) -> jax.Array:
         """Return the entropy of the subsets that `sample` draws, in nats: `- sum over members i of m_i * log m_i`.
@@ -206,7 +200,7 @@ def row_weights(selection):
     devices, rows = selection._devices, selection._rows
 
     def row(places, weights):
-        return devices.part(_pooling.row_weights(places, weights), rows)
+        return devices.part(filled(weights.reshape(-1), places), rows)
 
     return over_rows(row, selection.places.ndim - 1)(selection.places, selection.weights)
 
@@ -253,21 +247,18 @@ def sums(selection, embeddings):
     k, members = selection.indices.shape[-2], selection._members
 
     def pool(payload):
-        if members.slots is None:
-            return _pooling.pool(members[::2], members.weights, payload)
-        dtype = accumulation_dtype(members.weights.dtype, payload.dtype)
-        blocks = _pooling.pool(members[::2], members.weights, payload, dtype)
-        return _sharding.sum_blocks(blocks, members.slots, k)
+        whole = members.slots is None
+        dtype = payload.dtype if whole else accumulation_dtype(members.weights.dtype, payload.dtype)
+        pooled = _pooling.pool((members.indices, members.places), members.weights, payload, dtype)
+        return pooled if whole else _sharding.sum_blocks(pooled, members.slots, k)
 
-    return jax.tree.map(lambda leaf: _on_matrices(pool, leaf, selection.indices.ndim - 1, k), embeddings)
+    return jax.tree.map(lambda leaf: _on_matrices(pool, leaf, selection.indices.ndim - 1), embeddings)
 
 
-def _on_matrices(operation, leaf, lead, rows):
+def _on_matrices(operation, leaf, lead):
     """Apply `operation` to `leaf` with its features flattened to one axis, and unflatten them."""
-    if leaf.ndim == lead + 1:
-        return operation(leaf)
-    flat = leaf.reshape(*leaf.shape[:lead], math.prod(leaf.shape[lead:]))
-    return operation(flat).reshape(*leaf.shape[: lead - 1], rows, *leaf.shape[lead:])
+    out = operation(leaf.reshape(*leaf.shape[:lead], math.prod(leaf.shape[lead:])))
+    return out.reshape(*out.shape[:-1], *leaf.shape[lead:])
 
 
 def select(
@@ -332,29 +323,24 @@ def tournament(scores, where, boost, k, reseed, candidates, devices):
 
     def row(scores, where):
         entry = devices.enter(scores, where, candidates)
-        return _select_row(entry, boost, n, k, reseed, candidates), entry
+        ranked, live, order, rank = seeded(entry, n, candidates)
+        entrants = ranked.shape[0]
+        rounds = _rounds.round_count(entrants, k)
+        width = k << rounds
+        pivot = offset(boost, ranked, _rounds.at_most(live, k) - 1) if width > k else 0
+        padded = jnp.pad(centred(ranked, pivot), (0, width - entrants))
+        slots, weights, seeds = _rounds.play(padded, live, k, boost, reseed)
 
-    selection, entry = over_rows(row, scores.ndim - 1)(scores, where)
-    return replace(selection, axis_name=devices.axis_name), entry
+        # A seed beyond the last entrant is a bye. It gets the index of its opponent in the first round.
+        entered, place = jnp.concatenate([order, jnp.flip(order[: width - entrants])]), rank
+        if reseed and rounds > 1:
+            entered, place = permuted(entered, seeds), filled(ranks(seeds, width), rank)
+        places = jnp.where(rank < entrants, _snaked(place, k, width // k), width)
+        indices, weights = _snake(entered, k), _snake(weights, k)
+        slots = narrowed(slots + pivot, scores.dtype)
+        return Selection(indices, weights, slots, places, n, devices.axis_name), entry
 
-
-def _select_row(entry, boost, n, k, reseed, candidates):
-    """The selection from the scores of one row of n candidates, which `entry` holds."""
-    ranked, live, order, rank = seeded(entry, n, candidates)
-    entrants = ranked.shape[0]
-    rounds = _rounds.round_count(entrants, k)
-    width = k << rounds
-    pivot = offset(boost, ranked, _rounds.at_most(live, k) - 1) if width > k else 0
-    padded = jnp.pad(centred(ranked, pivot), (0, width - entrants))
-    slots, weights, seeds = _rounds.play(padded, live, k, boost, reseed)
-
-    # A seed beyond the last entrant is a bye. It gets the index of its opponent in the first round.
-    entered, place = jnp.concatenate([order, jnp.flip(order[: width - entrants])]), rank
-    if reseed and rounds > 1:
-        entered, place = permuted(entered, seeds), filled(ranks(seeds, width, width), rank)
-    places = jnp.where(rank < entrants, _snaked(place, k, width // k), width)
-    indices, weights = _snake(entered, k), _snake(weights, k)
-    return Selection(indices, weights, narrowed(slots + pivot, entry.scores.dtype), places, n)
+    return over_rows(row, scores.ndim - 1)(scores, where)
 
 
 def seeded(entry, n, candidates):
@@ -369,7 +355,7 @@ def seeded(entry, n, candidates):
     live = entrants if where is None else jnp.minimum(jnp.sum(where, dtype=jnp.int32), entrants)
     if indices is not None:
         order = permuted(indices, order)
-        rank = ranks(order, n, entrants)
+        rank = ranks(order, n)
     return ranked, live, order, rank
 
 

@@ -142,9 +142,12 @@ def check(c, run, scores, where, number):
     has_nan = bool(np.any(np.isnan(v[where])))
     if c.straight_through:
         jax.tree.map(np.testing.assert_array_equal, outs["out"], outs["hard"])
-    # Survivors of tied scores may differ by a rounding or two, which ranks them and so their rows in either order.
+    # Survivors of tied scores may differ by a rounding or two, which ranks them and so their rows in either order. If
+    # they are sorted again, other rows may meet them.
     tied = (c.boost == "Relative" or c.reseed) and len(np.unique(v[where])) < where.sum()
-    atol = 0.1 if tied else min(0.1, 64 * c.inside * magnification(c, v[where], number))
+    atol = (
+        (0.3 if c.reseed else 0.1) if tied else min(0.1, 64 * c.inside * magnification(c, v[where], number))
+    )
     group = np.unique(v, return_inverse=True)[1] if tied else np.arange(c.n)
     for name in ("batch", "vmap", "traced k"):
         found, expected = (np.bincount(group, outs[which]) for which in (name, "alone"))

@@ -69,6 +69,8 @@ def test_draw_and_key():
         shtopk.topk(E, V, 2, key=key)
     with refused(ValueError, "draw must be in [0, 1]", "1.5"):
         shtopk.topk(E, V, 2, draw=1.5, key=key)
+    with refused(TypeError, "draw must be real", "complex"):
+        shtopk.topk(E, V, 2, draw=1j, key=key)
     with refused(ValueError, "draw must be a scalar", "(2,)"):
         shtopk.topk(E, V, 2, draw=jnp.ones(2), key=key)
     with refused(ValueError, "draw and straight_through", "one of them"):
@@ -83,6 +85,10 @@ def test_anneal():
         shtopk.anneal(V, 500)
     with refused(ValueError, "sharpness must be positive", "(0.0, 100.0)"):
         shtopk.anneal(V, 0.5, sharpness=(0.0, 100.0))
+    with refused(TypeError, "progress must be real", "complex"):
+        jax.jit(shtopk.anneal)(V, 0.5j)
+    with refused(TypeError, "sharpness must be real", "complex"):
+        shtopk.anneal(V, 0.5, sharpness=(1j, 100.0))
     with refused(TypeError, "sharpness must be a pair", "100.0"):
         shtopk.anneal(V, 0.5, sharpness=cast(Any, 100.0))
     with refused(TypeError, "key must be a single key", "int"):

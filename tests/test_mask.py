@@ -25,6 +25,19 @@ def test_a_real_k_mixes_its_two_neighbours(traced):
         np.testing.assert_allclose(mask.sum(-1), k)
 
 
+def test_k_may_be_an_array_of_any_kind():
+    class Parameter:
+        def __jax_array__(self):
+            return jnp.asarray(2.5)
+
+    scores = scores_of(8)
+    mixed, whole = shtopk.topk_mask(scores, 2.5), shtopk.topk_mask(scores, 2)
+    for k in (np.array(2.5), np.float32(2.5), jnp.asarray(2.5), Parameter()):
+        np.testing.assert_allclose(shtopk.topk_mask(scores, k), mixed, rtol=1e-12)
+    for k in (np.array(2), np.int32(2), jnp.asarray(2)):
+        np.testing.assert_allclose(shtopk.topk_mask(scores, k), whole, rtol=1e-12)
+
+
 def test_the_derivative_in_a_real_k_sums_to_1():
     scores = scores_of(11, rows=1)[0]
     for k, low in [(1.0, 1), (3.5, 3), (4.0, 4), (11.0, 10)]:  # at k = n from below

@@ -234,15 +234,15 @@ def test_hard_topk_gathers_payloads_of_any_dtype():
 )
 def test_a_leading_axis_of_size_1_is_shared(choose):
     scores = jnp.stack([V, jnp.flip(V, -1), jnp.sin(3 * V)])  # (3, 2, N)
-    for shape in ((1, 1), (1, 2), (3, 1)):
-        payload = jnp.asarray(np.random.default_rng(2).normal(size=(*shape, N, 4)))
+    for shape, features in (((1, 1), (4,)), ((1, 2), ()), ((3, 1), (2, 3))):
+        payload = jnp.asarray(np.random.default_rng(2).normal(size=(*shape, N, *features)))
 
         def loss(payload, scores):
             out = choose(payload, scores, K)
             return jnp.sum(jnp.sin(out.embeddings)), out
 
         def copied(payload, scores):
-            return loss(jnp.broadcast_to(payload, (3, 2, N, 4)), scores)
+            return loss(jnp.broadcast_to(payload, (3, 2, *payload.shape[2:])), scores)
 
         gradient, out = jax.grad(loss, (0, 1), has_aux=True)(payload, scores)
         want_gradient, want = jax.grad(copied, (0, 1), has_aux=True)(payload, scores)
