@@ -1,5 +1,7 @@
 """topk_mask: a real k, the logarithm, candidates."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -32,7 +34,8 @@ def test_k_may_be_an_array_of_any_kind():
 
     scores = scores_of(8)
     mixed, whole = shtopk.topk_mask(scores, 2.5), shtopk.topk_mask(scores, 2)
-    for k in (np.array(2.5), np.float32(2.5), jnp.asarray(2.5), Parameter()):
+    arrays: list[Any] = [np.array(2.5), np.float32(2.5), jnp.asarray(2.5), Parameter()]
+    for k in arrays:
         np.testing.assert_allclose(shtopk.topk_mask(scores, k), mixed, rtol=1e-12)
     for k in (np.array(2), np.int32(2), jnp.asarray(2)):
         np.testing.assert_allclose(shtopk.topk_mask(scores, k), whole, rtol=1e-12)
