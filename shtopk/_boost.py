@@ -51,13 +51,13 @@ class Boost(Protocol):
         ...
 
 
-def win_weights(boost, high, low, where, seeds, first, half):
+def win_weights(boost, high, low, where, ranked, first, half):
     """The weights of `high` in a round; matches `first` to `half - 1` are played, and `where` marks the contested ones.
 
-    `seeds` has the scores of the two sides if the better seed had won every earlier match.
+    `ranked` has the scores of the two sides if the better seed had won every earlier match.
     """
     if isinstance(boost, Relative):  # reads gaps by position: a static position becomes a slice
-        return boost.win(high, low, where, boost.unit(seeds[0], seeds[1], first, half - first))
+        return boost.win(high, low, where, boost.unit(ranked[0], ranked[1], first, half - first))
     return _checks.win_weights(boost(jnp.where(where, high, 0), jnp.where(where, low, 0), where), high)
 
 

@@ -33,16 +33,17 @@ def round_count(n, k):
     return (-(-n // k) - 1).bit_length()
 
 
-def match(high, low, seeds, first, half, boost):
+def match(high, low, ranked, first, half, boost):
     """Win weights and survivors' scores `(h,)` of the matches `high` against `low`, `(h,)` both.
 
     Matches `first` to `half - 1` are played. In earlier entries `high` has no opponent: a bye, `w = 1` and the score
     unchanged. Later entries do not count. An infinite or NaN score decides its match alone. The survivor's score is
-    then `high`, because the sort puts infinities at the ends.
+    then `high`, because the sort puts infinities at the ends. `ranked` has the scores of the two sides if the better
+    seed had won every earlier match.
     """
     played = _between(first, half, high.shape[0])
     contested = jnp.isfinite(half_gap(high, low)) & played
-    boosted = win_weights(boost, high, low, contested, seeds, first, half)
+    boosted = win_weights(boost, high, low, contested, ranked, first, half)
     outright = jnp.where(high == low, 0.5, jnp.where(high > low, 1, jnp.nan).astype(high.dtype))
     w = jnp.where(played, jnp.where(contested, boosted, outright), 1)
     return w, jnp.where(contested, _mixed(boosted, high, low), high)
@@ -105,21 +106,21 @@ def play(scores, live, k, boost, reseed):
     Returns the scores of the slots `(k,)`, and for each place in the bracket `(k * 2**R,)` its weight and its seed. If
     no round sorts again, the seed of a place is its position.
     """
-    seeds, width, entrants, played = scores, scores.shape[0], live, []
+    ranked, width, entrants, played = scores, scores.shape[0], live, []
     while scores.shape[0] > k and len(played) < OPENING:
         half, order = scores.shape[0] // 2, None
         if reseed and played:
             scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < live)
         byes = 2 * half - at_most(live, 2 * half)
-        won, scores = match(*_sides(scores), _sides(seeds[: 2 * half]), byes, half, boost)
+        won, scores = match(*_sides(scores), _sides(ranked[: 2 * half]), byes, half, boost)
         if not reseed:  # a sort separates the rounds by itself
             won, scores = _computed_first((won, scores))
         live = at_most(live, half)
         played.append((won, order))
 
     halves = [scores.shape[0] >> r for r in range(1, round_count(scores.shape[0], k) + 1)]
-    seeds = seeds[: scores.shape[0]]
-    scores, live, wins, orders = loop_up(scores, seeds, live, halves, boost, reseed, unroll=True)
+    ranked = ranked[: scores.shape[0]]
+    scores, live, wins, orders = loop_up(scores, ranked, live, halves, boost, reseed, unroll=True)
     weights = jnp.where(lax.iota(jnp.int32, scores.shape[0]) < live, 1, 0).astype(scores.dtype)
     weights, seats = loop_down(weights, halves, wins, orders, unroll=True)
     for won, order in reversed(played):
@@ -171,11 +172,12 @@ def at_most(x, most):
     return min(x, most) if isinstance(x, int) else jnp.minimum(x, most)
 
 
-def loop_up(scores, seeds, live, halves, boost, reseed, unroll=False):
+def loop_up(scores, ranked, live, halves, boost, reseed, unroll=False):
     """The rounds of a `lax.fori_loop`: `scores` `(width,)` is a carry whose first `live` entries count.
 
-    `halves` holds each round's number of survivors h, ints or traced. Entry i < h plays entry 2h - 1 - i, if there is
-    one. Returns the scores, the number of live entries, and the weights and order of each round `(rounds, width)`.
+    `ranked` `(width,)` has the scores before any round, best first. `halves` holds each round's number of survivors h,
+    ints or traced. Entry i < h plays entry 2h - 1 - i, if there is one. Returns the scores, the number of live entries,
+    and the weights and order of each round `(rounds, width)`.
     """
     rounds, width = len(halves), scores.shape[0]
     orders = jnp.zeros((rounds, width), jnp.int32) if reseed else None
@@ -191,7 +193,7 @@ def loop_up(scores, seeds, live, halves, boost, reseed, unroll=False):
             scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < live)
             orders = orders.at[r].set(order)
         byes = jnp.maximum(2 * half - live, 0)
-        sides = seeds, _mirrored(seeds, half)
+        sides = ranked, _mirrored(ranked, half)
         won, scores = match(scores, _mirrored(scores, half), sides, byes, half, boost)
         return scores, jnp.minimum(live, half), wins.at[r].set(won), orders
 
