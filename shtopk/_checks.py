@@ -120,8 +120,14 @@ def k(value, n):
     return static_int("k", value, 1, n, "1 <= k <= n")
 
 
-def real_k(value, n):
-    """A static number of slots, `1 <= k <= n`, an int or a float."""
+def real_or_traced_k(value, n):
+    """The k of `topk_mask`: an int or a float, `1 <= k <= n`, or an array `()` of either, whose value may be traced."""
+    if hasattr(value, "__jax_array__"):
+        value = jnp.asarray(value)
+    if isinstance(value, jax.Array):
+        return _scalar_k(value)
+    if isinstance(value, np.ndarray):
+        value = value[()]  # a number, if the shape is ()
     if not isinstance(value, (float, np.floating)):
         return k(value, n)
     if not 1 <= value <= n:
@@ -129,8 +135,7 @@ def real_k(value, n):
     return float(value)
 
 
-def traced_k(value):
-    """A scalar array of integers or real numbers, for `topk_mask` alone."""
+def _scalar_k(value):
     if value.ndim or not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating)):
         raise TypeError(
             f"k must be an int, a float or a scalar array of either, got shape {value.shape} and dtype "

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -70,15 +69,12 @@ def topk_mask(
         "log": _checks.flag("log", log),
         "devices": devices,
     }
-    if hasattr(k, "__jax_array__"):
-        k = jnp.asarray(k)
-    if not isinstance(k, jax.Array):
-        # `[()]` turns an array of shape () into a number.
-        k = _checks.real_k(k[()] if isinstance(k, np.ndarray) else k, n)
-        candidates = _checks.candidates(candidates, math.ceil(k), n)
-        return _mask(scores, where, boost, k=k, candidates=candidates, **options)
-    candidates = _checks.candidates(candidates, 1, n)
-    return _mask_of_traced_k(scores, where, _checks.traced_k(k), boost, candidates=candidates, **options)
+    k = _checks.real_or_traced_k(k, n)
+    if isinstance(k, jax.Array):
+        candidates = _checks.candidates(candidates, 1, n)
+        return _mask_of_traced_k(scores, where, k, boost, candidates=candidates, **options)
+    candidates = _checks.candidates(candidates, math.ceil(k), n)
+    return _mask(scores, where, boost, k=k, candidates=candidates, **options)
 
 
 @compiled("k", "reseed", "candidates", "log", "devices")

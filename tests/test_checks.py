@@ -290,6 +290,9 @@ def test_what_turns_itself_into_an_array_is_one():
         shtopk.topk(e, v, 2, boost=shtopk.Scaled(c)),  # pyright: ignore[reportArgumentType] (as jnp's types)
         shtopk.topk(E, V, 2, boost=shtopk.Scaled(2.0)),
     )
+    k: Any = Parameter(jnp.asarray(2.5))
+    np.testing.assert_array_equal(shtopk.topk_mask(V, k), shtopk.topk_mask(V, jnp.asarray(2.5)))
+    np.testing.assert_allclose(shtopk.topk_mask(V, k), shtopk.topk_mask(V, 2.5), rtol=1e-12)
 
 
 def test_numpy_arrays_and_numpy_scalars_are_arrays():

@@ -1,7 +1,5 @@
 """topk_mask: a real k, the logarithm, candidates."""
 
-from typing import Any
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -28,14 +26,9 @@ def test_a_real_k_mixes_its_two_neighbours(traced):
 
 
 def test_k_may_be_an_array_of_any_kind():
-    class Parameter:
-        def __jax_array__(self):
-            return jnp.asarray(2.5)
-
     scores = scores_of(8)
     mixed, whole = shtopk.topk_mask(scores, 2.5), shtopk.topk_mask(scores, 2)
-    arrays: list[Any] = [np.array(2.5), np.float32(2.5), jnp.asarray(2.5), Parameter()]
-    for k in arrays:
+    for k in (np.array(2.5), np.float32(2.5), jnp.asarray(2.5)):
         np.testing.assert_allclose(shtopk.topk_mask(scores, k), mixed, rtol=1e-12)
     for k in (np.array(2), np.int32(2), jnp.asarray(2)):
         np.testing.assert_allclose(shtopk.topk_mask(scores, k), whole, rtol=1e-12)
