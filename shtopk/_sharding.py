@@ -146,7 +146,8 @@ class Split(NamedTuple):
     def replicate(self, tree):
         """`tree`, which is equal on all devices, typed as such."""
         first = lax.axis_index(self.axis_name) == 0
-        return lax.psum(jax.tree.map(lambda x: jnp.where(first, x, jnp.zeros_like(x)), tree), self.axis_name)
+        # One sum for each array: JAX 0.6 cannot transpose a sum of floats and integers together.
+        return jax.tree.map(lambda x: lax.psum(jnp.where(first, x, jnp.zeros_like(x)), self.axis_name), tree)
 
     def total(self, tree, scatter=None):
         """The sum over the devices; with `scatter`, an axis of the arrays, this device's part of it along that axis."""
