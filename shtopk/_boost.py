@@ -51,14 +51,30 @@ class Boost(Protocol):
         ...
 
 
-def win_weights(boost, high, low, where, ranked, first, half):
-    """The weights of `high` in a round; matches `first` to `half - 1` are played, and `where` marks the contested ones.
+def units(boost, ranked, halves, live):
+    """Half the unit of `Relative` in each round, `(rounds,)`; no other boost reads it.
 
-    `ranked` has the scores of the two sides if the better seed had won every earlier match.
+    `ranked` `(n,)` has the scores before any round, best first, of which the first `live` count. `halves` `(rounds,)`
+    has each round's number of survivors. The gaps are those of the round if the better seed had won every earlier
+    match.
     """
-    if isinstance(boost, Relative):  # reads gaps by position: a static position becomes a slice
-        return boost.win(high, low, where, boost.unit(ranked[0], ranked[1], first, half - first))
+    if not isinstance(boost, Relative):
+        return jnp.zeros(len(halves), ranked.dtype)
+    halves = jnp.asarray(halves, jnp.int32)
+    entrants = jnp.minimum(live, 2 * halves)
+    return boost.unit(ranked, halves, 2 * halves - entrants, entrants - halves)
+
+
+def win_weights(boost, high, low, where, unit):
+    """The weights of `high` in a round, of which `where` marks the contested matches, and `unit` is from `units`."""
+    if isinstance(boost, Relative):
+        return boost.win(high, low, where, unit)
     return _checks.win_weights(boost(jnp.where(where, high, 0), jnp.where(where, low, 0), where), high)
+
+
+def by_match(boost):
+    """Whether the weight of a match depends on its own scores and the unit alone, so that matches have no order."""
+    return isinstance(boost, (Relative, Scaled, Power))
 
 
 def offset(boost, ranked, last):
@@ -183,7 +199,8 @@ class Relative:
         high, low, where = _checks.matches(high, low, where)
         entries = high.shape[0]
         first = jnp.min(jnp.where(where, lax.iota(jnp.int32, entries), entries))  # faster than argmax
-        return self.win(high, low, where, self.unit(high, low, first, jnp.sum(where, dtype=jnp.int32)))
+        ranked, count = jnp.concatenate([high, jnp.flip(low)]), jnp.sum(where, dtype=jnp.int32)
+        return self.win(high, low, where, self.unit(ranked, entries, first, count))
 
     def win(self, high, low, where, unit):
         """The weights `(h,)` of `high`, given half the unit, a scalar; 1/2 where the match is not contested."""
@@ -196,22 +213,27 @@ class Relative:
         unit = lax.stop_gradient(jnp.where(unit > float(jnp.finfo(gap.dtype).tiny) * 2**24, unit, 1))
         return jax.nn.sigmoid(_sharpness("Relative.sharpness", self.sharpness, gap.dtype) * (gap / unit))
 
-    def unit(self, high, low, first, count):
-        """Half the unit `g` of the `count` live matches from `first` on, ints or traced: a scalar."""
-        gaps, last = jnp.abs(half_gap(high, low)), first + count - 1
+    def unit(self, ranked, half, first, count):
+        """Half the unit `g` of each round, `()` or `(rounds,)` as the shape of `first` and `count`.
 
-        def gap(depth):
-            """Half the gap that is `depth` matches above the narrowest."""
-            return _at(gaps, last - depth)
+        Entry i of `ranked` `(n,)` plays entry 2 * half - 1 - i. The `count` live matches begin at `first`.
+        """
+        ranked, last = lax.stop_gradient(ranked), first + count - 1
 
-        quantile = jnp.clip(_checks.number("Relative.quantile", self.quantile, high.dtype), 0, 1)
-        position = (1 - quantile) * jnp.asarray(count - 1, high.dtype)
+        def score(entry):
+            return ranked.at[jnp.clip(entry, 0, ranked.shape[0] - 1)].get(mode="promise_in_bounds")
+
+        def gap(entry):
+            return jnp.abs(half_gap(score(entry), score(2 * half - 1 - entry)))
+
+        quantile = jnp.clip(_checks.number("Relative.quantile", self.quantile, ranked.dtype), 0, 1)
+        position = (1 - quantile) * (count - 1).astype(ranked.dtype)
         depth = jnp.floor(position).astype(jnp.int32)
-        narrow, wide = gap(depth), gap(jnp.minimum(depth + 1, last - first))
+        narrow, wide = gap(last - depth), gap(jnp.maximum(last - depth - 1, first))
         part = position - jnp.floor(position)
         part = jnp.where((narrow > 0) & (wide > _ABYSS * narrow), 0, part)
         unit = (1 - part) * narrow + part * wide
 
-        spread = jnp.abs(half_gap(_at(high, first + count // 8), _at(high, first + count // 2)))
+        spread = jnp.abs(half_gap(score(first + count // 8), score(first + count // 2)))
         unit = jnp.where((spread > 0) & (wide > _CLUSTERS * spread), spread, unit)
-        return jnp.where(unit < jnp.inf, unit, float(jnp.finfo(high.dtype).max))
+        return jnp.where(unit < jnp.inf, unit, float(jnp.finfo(ranked.dtype).max))

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from shtopk import _checks, _rounds, _sharding
@@ -99,7 +98,7 @@ def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, devic
     def row(scores, where):
         mask = _of_one_row(scores, where, boost, reseed, most, devices)
         if jnp.issubdtype(k.dtype, jnp.integer):
-            out = mask(slots)
+            out = mask(jnp.maximum(slots, 1))
         else:
             # At k = n, interpolate between n - 1 and n, so that the derivative in k is that from below.
             low = jnp.clip(slots.astype(jnp.int32), 1, max(1, most - 1))
@@ -129,20 +128,8 @@ def _of_one_row(scores, where, boost, reseed, most, devices):
 
     def mask(k):
         scores = centred(ranked, offset(boost, ranked, jnp.minimum(k, live) - 1))
-        # Survivors of each round: k * 2^r, down to k. Rounds with more than `most` survivors change nothing; their
-        # number is cut to `most` before it can overflow. With byes, the places of a bracket that is sorted again go
-        # beyond `most`.
-        places = 2 * most if reseed else most
-        power = jnp.arange(max(1, _rounds.round_count(most, 1)), dtype=jnp.int32)[::-1]
-        idle, halves = k > (most >> power), k << power
-        _, survivors, wins, orders = _rounds.loop_up(
-            scores, scores, live, jnp.where(idle, most, halves), boost, reseed
-        )
-        slots = (lax.iota(jnp.int32, places) < survivors).astype(ranked.dtype)
-        weights, seats = _rounds.loop_down(slots, jnp.where(idle, places, halves), wins, orders)
-        seeds = lax.iota(jnp.int32, most) if seats is None else seats.entries
-        place = rank if seats is None else filled(seats.places, rank, places)
-        weights = jnp.where(seeds < live, weights, 0)
-        return devices.part(reordered(weights, place, filled(order, seeds, n)), rows)
+        weights, seeds, places = _rounds.play_traced_k(scores, live, k, boost, reseed)
+        place, row = filled(places, rank, weights.shape[0]), filled(order, seeds, n)
+        return devices.part(reordered(weights, place, row), rows)
 
     return mask

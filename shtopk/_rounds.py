@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from shtopk._boost import half_gap, win_weights
+from shtopk._boost import by_match, half_gap, units, win_weights
 from shtopk._reorder import by_seed, reordered
 from shtopk._seeding import filled, ranks
 from shtopk._sharding import match_varying_axes
@@ -33,17 +33,15 @@ def round_count(n, k):
     return (-(-n // k) - 1).bit_length()
 
 
-def match(high, low, ranked, first, half, boost):
+def match(high, low, played, unit, boost):
     """Win weights and survivors' scores `(h,)` of the matches `high` against `low`, `(h,)` both.
 
-    Matches `first` to `half - 1` are played. In earlier entries `high` has no opponent: a bye, `w = 1` and the score
-    unchanged. Later entries do not count. An infinite or NaN score decides its match alone. The survivor's score is
-    then `high`, because the sort puts infinities at the ends. `ranked` has the scores of the two sides if the better
-    seed had won every earlier match.
+    Only the matches marked in `played` count. In the others `high` has no opponent: a bye, `w = 1` and the score
+    unchanged. An infinite or NaN score decides its match alone. The survivor's score is then `high`, because the sort
+    puts infinities at the ends. `unit` is that of the round, from `units`.
     """
-    played = _between(first, half, high.shape[0])
     contested = jnp.isfinite(half_gap(high, low)) & played
-    boosted = win_weights(boost, high, low, contested, ranked, first, half)
+    boosted = win_weights(boost, high, low, contested, unit)
     outright = jnp.where(high == low, 0.5, jnp.where(high > low, 1, jnp.nan).astype(high.dtype))
     w = jnp.where(played, jnp.where(contested, boosted, outright), 1)
     return w, jnp.where(contested, _mixed(boosted, high, low), high)
@@ -106,23 +104,23 @@ def play(scores, live, k, boost, reseed):
     Returns the scores of the slots `(k,)`, and for each place in the bracket `(k * 2**R,)` its weight and its seed. If
     no round sorts again, the seed of a place is its position.
     """
-    ranked, width, entrants, played = scores, scores.shape[0], live, []
-    while scores.shape[0] > k and len(played) < OPENING:
-        half, order = scores.shape[0] // 2, None
-        if reseed and played:
+    width, entrants, played = scores.shape[0], live, []
+    halves = [width >> r for r in range(1, round_count(width, k) + 1)]
+    unit = units(boost, scores, halves, live)
+    for r, half in enumerate(halves[:OPENING]):
+        order = None
+        if reseed and r:
             scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < live)
         byes = 2 * half - at_most(live, 2 * half)
-        won, scores = match(*_sides(scores), _sides(ranked[: 2 * half]), byes, half, boost)
+        won, scores = match(*_sides(scores), _between(byes, half, half), unit[r], boost)
         if not reseed:  # a sort separates the rounds by itself
             won, scores = _computed_first((won, scores))
         live = at_most(live, half)
         played.append((won, order))
 
-    halves = [scores.shape[0] >> r for r in range(1, round_count(scores.shape[0], k) + 1)]
-    ranked = ranked[: scores.shape[0]]
-    scores, live, wins, orders = loop_up(scores, ranked, live, halves, boost, reseed, unroll=True)
-    weights = jnp.where(lax.iota(jnp.int32, scores.shape[0]) < live, 1, 0).astype(scores.dtype)
-    weights, seats = loop_down(weights, halves, wins, orders, unroll=True)
+    halves = halves[OPENING:]
+    scores, live, wins, orders = _loop_up(scores, unit[OPENING:], live, halves, boost, reseed)
+    weights, seats = _loop_down(jnp.ones_like(scores), halves, wins, orders)
     for won, order in reversed(played):
         weights, seats = _undone(weights, seats, won, order, won.shape[0], _joined)
 
@@ -172,12 +170,12 @@ def at_most(x, most):
     return min(x, most) if isinstance(x, int) else jnp.minimum(x, most)
 
 
-def loop_up(scores, ranked, live, halves, boost, reseed, unroll=False):
+def _loop_up(scores, unit, live, halves, boost, reseed):
     """The rounds of a `lax.fori_loop`: `scores` `(width,)` is a carry whose first `live` entries count.
 
-    `ranked` `(width,)` has the scores before any round, best first. `halves` holds each round's number of survivors h,
-    ints or traced. Entry i < h plays entry 2h - 1 - i, if there is one. Returns the scores, the number of live entries,
-    and the weights and order of each round `(rounds, width)`.
+    `halves` holds each round's number of survivors h, and `unit` `(rounds,)` its unit. Entry i < h plays entry
+    2h - 1 - i, if there is one. Returns the scores, the number of live entries, and the weights and order of each round
+    `(rounds, width)`.
     """
     rounds, width = len(halves), scores.shape[0]
     orders = jnp.zeros((rounds, width), jnp.int32) if reseed else None
@@ -192,24 +190,21 @@ def loop_up(scores, ranked, live, halves, boost, reseed, unroll=False):
         if reseed:
             scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < live)
             orders = orders.at[r].set(order)
-        byes = jnp.maximum(2 * half - live, 0)
-        sides = ranked, _mirrored(ranked, half)
-        won, scores = match(scores, _mirrored(scores, half), sides, byes, half, boost)
+        played = _between(2 * half - live, half, width)
+        won, scores = match(scores, _mirrored(scores, half), played, unit[r], boost)
         return scores, jnp.minimum(live, half), wins.at[r].set(won), orders
 
     live, halves, scores, wins, orders = match_varying_axes(live, halves, scores, wins, orders)
-    return lax.fori_loop(0, rounds, play_round, (scores, live, wins, orders), unroll=unroll)
+    return lax.fori_loop(0, rounds, play_round, (scores, live, wins, orders), unroll=True)
 
 
-def loop_down(weights, halves, wins, orders, unroll=False):
-    """Hand the slots' `weights` `(places,)` down through the rounds of `loop_up`, last round first.
+def _loop_down(weights, halves, wins, orders):
+    """Hand the slots' `weights` `(width,)` down through the rounds of `_loop_up`, last round first.
 
-    Returns each place's weight `(places,)`, and the `Seats`, None if no round was sorted again. There are as many
-    places as entries; where a sorted round has byes, as many as `2 * half`.
+    Returns each place's weight `(width,)`, and the `Seats`, None if no round was sorted again.
     """
-    seats = None
-    if orders is not None:
-        seats = Seats(lax.iota(jnp.int32, weights.shape[0]), lax.iota(jnp.int32, orders.shape[1]))
+    entry = lax.iota(jnp.int32, weights.shape[0])
+    seats = None if orders is None else Seats(entry, entry)
     if len(halves) == 0:
         return weights, seats
 
@@ -217,13 +212,13 @@ def loop_down(weights, halves, wins, orders, unroll=False):
         (weights, seats), (half, won, order) = carry, played
 
         def join(high, low):
-            return jnp.where(lax.iota(jnp.int32, high.shape[0]) < half, high, _mirrored(low, half))
+            return jnp.where(entry < half, high, _mirrored(low, half))
 
         return _undone(weights, seats, won, order, half, join), None
 
     played = jnp.asarray(halves, jnp.int32), wins, orders
     start, played = match_varying_axes((weights, seats), played)
-    return lax.scan(undo_round, start, played, reverse=True, unroll=unroll)[0]
+    return lax.scan(undo_round, start, played, reverse=True, unroll=True)[0]
 
 
 def _mirrored(x, half):
@@ -231,3 +226,75 @@ def _mirrored(x, half):
     width = x.shape[0]
     padded = jnp.pad(jnp.flip(x), width)
     return lax.dynamic_slice_in_dim(padded, 2 * (width - half), width)
+
+
+def play_traced_k(scores, live, k, boost, reseed):
+    """The weights of `scores` `(n,)`, best seed first, of which the first `live` count, with a traced k, 1 to n.
+
+    The widths of the rounds are those of k = 1, and rounds after the last are idle. Returns the weight of each place
+    `(width,)`, its seed, n or more in a place that no seed has, and the place of each seed `(n,)`.
+    """
+    most = round_count(scores.shape[0], 1)
+    places, seeds, rounds = _by_slot(scores.shape[0], k, 2 << most)
+    halves = k << jnp.maximum(rounds - 1 - lax.iota(jnp.int32, most), 0)
+    unit, played = units(boost, scores, halves, live), []
+    scores = reordered(scores, seeds, places)
+    for r in range(most):
+        half, seats = scores.shape[0] // 2, None
+        if reseed and r:
+            scores, seats = _seated_again(scores, live, seeds[: 2 * half], places[: 2 * half])
+        busy = r < rounds
+        pairs = (seeds[half : 2 * half] < live) & busy
+        ordered = boost if by_match(boost) else _in_order_of_seeds(boost, seeds[:half], places[:half])
+        won, scores = match(*jnp.split(scores, 2), pairs, unit[r], ordered)
+        if not reseed:
+            won, scores = _computed_first((won, scores))
+        played.append((won, jnp.where(busy, 1 - won, 1), seats))
+
+    weights = jnp.ones_like(scores)
+    for won, lost, seats in reversed(played):
+        weights = jnp.concatenate([weights * won, weights * lost])
+        if seats is not None:
+            weights = reordered(weights, seats.places, seats.entries)
+    return jnp.where(seeds < live, weights, 0), seeds, places
+
+
+def _by_slot(n, k, width):
+    """The bracket in a layout whose second half plays its first half in each round, whatever the traced k.
+
+    Seed p is entry p % k of block b = p // k. In a round of 2B blocks, block b plays block 2B - 1 - b. They differ in
+    all bits, so the Gray codes of the two, `b ^ (b >> 1)`, differ in the first bit alone. So with the blocks in the
+    order of their Gray codes, and `width >> rounds` places for each, opponents are half of the round's width apart.
+
+    Returns the place of each seed `(n,)`, the seed of each place `(width,)`, n if none, and the number of rounds.
+    """
+    rounds = jnp.sum(k <= ((n - 1) >> lax.iota(jnp.int32, round_count(n, 1))), dtype=jnp.int32)
+    block, slot = block_and_slot(lax.iota(jnp.int32, n), k)
+    places = (block ^ (block >> 1)) * (width >> rounds) + slot
+    # A scatter, because XLA on CPU would compute an arithmetic inverse again in each kernel that reads it.
+    return places, ranks(places, width), rounds
+
+
+def _seated_again(scores, live, seeds, places):
+    """The survivors' `scores` `(width,)`, by place, sorted and seated as new seeds; and their `Seats`."""
+    width, entrants = seeds.shape[0], places.shape[0]
+    ranked, order, rank = by_seed(scores, seeds < live)
+    seats = Seats(filled(order[:entrants], seeds, width), filled(places, rank, width))
+    return reordered(ranked[:entrants], seeds, places), seats
+
+
+def _in_order_of_seeds(boost, seeds, places):
+    """`boost` for sides by place, which get to it best seed first."""
+
+    def ordered(high, low, where):
+        high, low = reordered(high, places, seeds), reordered(low, places, seeds)
+        won = win_weights(boost, high, low, filled(where, places, False), None)
+        return reordered(won, seeds, places)
+
+    return ordered
+
+
+def block_and_slot(place, k):
+    """The block of k entries in which `place` is, and the slot of that entry: every other block is mirrored."""
+    block, column = place // k, place % k
+    return block, jnp.where(block % 2 == 1, k - 1 - column, column)

@@ -374,5 +374,5 @@ def _snake(x, k):
 
 def _snaked(place, k, members):
     """The position `slot * M + member` to which `_snake` moves the entry at `place`."""
-    block, column = place // k, place % k
-    return jnp.where(block % 2 == 1, k - 1 - column, column) * members + block
+    block, slot = _rounds.block_and_slot(place, k)
+    return slot * members + block

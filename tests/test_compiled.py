@@ -18,25 +18,29 @@ BARS = {
     Cell(16, 16384, 2, 32): {
         "default": (46, 64),
         "where=": (69, 96),
-        "reseed=True": (59, 118),
+        "reseed=True": (61, 116),
+        "topk_mask, traced k": (33, 46),
         "temporary": 0.5,
     },
     Cell(16, 16384, 256, 32): {
         "default": (22, 40),
         "where=": (33, 60),
-        "reseed=True": (35, 60),
+        "reseed=True": (35, 59),
+        "topk_mask, traced k": (33, 46),
         "temporary": 0.35,
     },
     Cell(16, 8192, 256, 256): {
         "default": (13, 28),
         "where=": (19, 42),
-        "reseed=True": (24, 46),
+        "reseed=True": (24, 45),
+        "topk_mask, traced k": (27, 50),
         "temporary": 0.1,
     },
     Cell(16, 1024, 32, 512): {
         "default": (12, 26),
         "where=": (18, 39),
-        "reseed=True": (22, 45),
+        "reseed=True": (22, 44),
+        "topk_mask, traced k": (22, 43),
         "temporary": 0.1,
     },
 }
@@ -82,7 +86,7 @@ def within(found, bound):
 def test_launches_and_memory_on_an_h100(cell):
     needs("h100")
     bars = BARS[cell]
-    ways = ("default", "where=", "reseed=True")
+    ways = ("default", "where=", "reseed=True", "topk_mask, traced k")
     found = figures("h100", cell, *ways, "plain port")
     seen = {way: launches(pair) for way, pair in found.items()}
     over = {way: (seen[way], bars[way]) for way in ways if not within(seen[way], bars[way])}

@@ -34,6 +34,26 @@ def test_k_may_be_an_array_of_any_kind():
         np.testing.assert_allclose(shtopk.topk_mask(scores, k), whole, rtol=1e-12)
 
 
+def by_cumulative_gap(high, low, where):
+    """A boost that depends on the order of the matches."""
+    gap = jnp.where(where, high - low, 0)
+    return jax.nn.sigmoid(gap / (0.1 + jnp.cumsum(gap)))
+
+
+@pytest.mark.parametrize("reseed", [False, True])
+def test_a_traced_k_gives_what_a_static_k_gives(reseed):
+    """In every round a boost gets its sides best seed first, wherever the program has put them."""
+    scores, where = scores_of(11, rows=1)[0], np.arange(11) % 5 != 0
+
+    def loss(scores, k):
+        return jnp.sum(shtopk.topk_mask(scores, k, boost=by_cumulative_gap, reseed=reseed, where=where) ** 3)
+
+    traced = jax.jit(jax.value_and_grad(loss))
+    for k in (2, 3, 10):
+        static = jax.jit(jax.value_and_grad(lambda scores, k=k: loss(scores, k)))
+        chex.assert_trees_all_close(traced(scores, jnp.int32(k)), static(scores), rtol=1e-9, atol=1e-12)
+
+
 def test_the_derivative_in_a_real_k_sums_to_1():
     scores = scores_of(11, rows=1)[0]
     for k, low in [(1.0, 1), (3.5, 3), (4.0, 4), (11.0, 10)]:  # at k = n from below

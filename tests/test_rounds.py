@@ -43,9 +43,20 @@ def test_round_count(n, k, rounds):
 
 def test_a_match_a_bye_and_an_infinity_by_hand():
     high, low = jnp.array([3.0, 4.0, jnp.inf, 1.0]), jnp.array([9.0, 0.0, 1.0, -jnp.inf])
-    w, score = _rounds.match(high, low, (high, low), 1, 4, lambda high, low, where: jnp.full_like(high, 0.75))
+    played = jnp.array([False, True, True, True])
+    w, score = _rounds.match(high, low, played, None, lambda high, low, where: jnp.full_like(high, 0.75))
     assert w.tolist() == [1.0, 0.75, 1.0, 1.0]
     assert score.tolist() == [3.0, 3.0, jnp.inf, 1.0]
+
+
+def test_places_for_a_traced_k_by_hand():
+    """Eleven seeds in blocks of three: 0 1 2, 5 4 3, 6 7 8 and (11) 10 9, in the order of the Gray codes 0, 1, 3, 2."""
+    places, seeds, rounds = _rounds._by_slot(11, 3, 32)
+    assert rounds == 2
+    blocks = seeds.reshape(4, 8)  # block 0 plays block 3, block 1 plays block 2; then block 0 plays block 1
+    assert blocks[:, :3].tolist() == [[0, 1, 2], [5, 4, 3], [11, 10, 9], [6, 7, 8]]
+    assert np.all(blocks[:, 3:] == 11)
+    assert seeds[places].tolist() == list(range(11))
 
 
 def test_a_boost_sees_finite_scores_only():
