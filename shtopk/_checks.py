@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-_MOST_CANDIDATES = 2**30  # the bracket's width, up to 2n, is counted in int32
+_MOST_CANDIDATES = 2**29  # the width of a bracket, up to 4n with a traced k, is counted in int32
 
 
 def _array(name, value):

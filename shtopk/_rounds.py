@@ -284,7 +284,7 @@ def _seated_again(scores, live, seeds, places):
 
 
 def _in_order_of_seeds(boost, seeds, places):
-    """`boost` for sides by place, which get to it best seed first."""
+    """`boost` as a function of sides in the order of the places: it gets them best seed first."""
 
     def ordered(high, low, where):
         high, low = reordered(high, places, seeds), reordered(low, places, seeds)
