@@ -12,7 +12,6 @@ from shtopk._boost import Boost, Relative, offset
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype, narrowed
 from shtopk._reorder import reordered
-from shtopk._seeding import filled
 from shtopk._select import centred, log_weight, row_weights, seeded, tournament
 
 
@@ -128,8 +127,7 @@ def _of_one_row(scores, where, boost, reseed, most, devices):
 
     def mask(k):
         scores = centred(ranked, offset(boost, ranked, jnp.minimum(k, live) - 1))
-        weights, seeds, places = _rounds.play_traced_k(scores, live, k, boost, reseed)
-        place, row = filled(places, rank, weights.shape[0]), filled(order, seeds, n)
-        return devices.part(reordered(weights, place, row), rows)
+        weights = _rounds.play_traced_k(scores, live, k, boost, reseed)
+        return devices.part(reordered(weights, rank, order), rows)
 
     return mask

@@ -229,13 +229,12 @@ def _mirrored(x, half):
 
 
 def play_traced_k(scores, live, k, boost, reseed):
-    """The weights of `scores` `(n,)`, best seed first, of which the first `live` count, with a traced k, 1 to n.
+    """The weights `(n,)` of `scores` `(n,)`, best seed first, of which the first `live` count, for a traced k, 1 to n.
 
-    The widths of the rounds are those of k = 1, and rounds after the last are idle. Returns the weight of each place
-    `(width,)`, its seed, n or more in a place that no seed has, and the place of each seed `(n,)`.
+    The widths of the rounds are those of k = 1, and rounds after the last are idle.
     """
-    most = round_count(scores.shape[0], 1)
-    places, seeds, rounds = _by_slot(scores.shape[0], k, 2 << most)
+    n, most = scores.shape[0], round_count(scores.shape[0], 1)
+    places, seeds, rounds = _by_slot(n, k, 2 << most)
     halves = k << jnp.maximum(rounds - 1 - lax.iota(jnp.int32, most), 0)
     unit, played = units(boost, scores, halves, live), []
     scores = reordered(scores, seeds, places)
@@ -256,7 +255,7 @@ def play_traced_k(scores, live, k, boost, reseed):
         weights = jnp.concatenate([weights * won, weights * lost])
         if seats is not None:
             weights = reordered(weights, seats.places, seats.entries)
-    return jnp.where(seeds < live, weights, 0), seeds, places
+    return jnp.where(lax.iota(jnp.int32, n) < live, reordered(weights, places, seeds), 0)
 
 
 def _by_slot(n, k, width):
