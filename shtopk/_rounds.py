@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from shtopk._boost import by_match, half_gap, units, win_weights
-from shtopk._reorder import by_seed, reordered
+from shtopk._reorder import by_seed, reordered, whole_cotangent
 from shtopk._seeding import filled, ranks
 from shtopk._sharding import match_varying_axes
 
@@ -42,7 +42,8 @@ def match(high, low, played, unit, boost):
     """
     contested = jnp.isfinite(half_gap(high, low)) & played
     boosted = win_weights(boost, high, low, contested, unit)
-    outright = jnp.where(high == low, 0.5, jnp.where(high > low, 1, jnp.nan).astype(high.dtype))
+    unordered = jnp.isnan(high) | jnp.isnan(low)
+    outright = jnp.where(high == low, 0.5, jnp.where(unordered, jnp.nan, 1).astype(high.dtype))
     w = jnp.where(played, jnp.where(contested, boosted, outright), 1)
     return w, jnp.where(contested, _mixed(boosted, high, low), high)
 
@@ -237,7 +238,7 @@ def play_traced_k(scores, live, k, boost, reseed):
     places, seeds, rounds = _by_slot(n, k, 2 << most)
     halves = k << jnp.maximum(rounds - 1 - lax.iota(jnp.int32, most), 0)
     unit, played = units(boost, scores, halves, live), []
-    scores = reordered(scores, seeds, places)
+    scores = whole_cotangent(reordered(scores, seeds, places))
     for r in range(most):
         half, seats = scores.shape[0] // 2, None
         if reseed and r:
@@ -255,7 +256,8 @@ def play_traced_k(scores, live, k, boost, reseed):
         weights = jnp.concatenate([weights * won, weights * lost])
         if seats is not None:
             weights = reordered(weights, seats.places, seats.entries)
-    return jnp.where(lax.iota(jnp.int32, n) < live, reordered(weights, places, seeds), 0)
+    weights = reordered(_computed_first(weights), places, seeds)
+    return jnp.where(lax.iota(jnp.int32, n) < live, weights, 0)
 
 
 def _by_slot(n, k, width):
