@@ -109,7 +109,7 @@ def test_what_the_docs_say_of_kernels_on_a_gpu():
         assert all(older[cell] - ours[cell] <= 3 for cell in older)
     traced, static = launches("topk_mask, traced k", "gradient"), launches("topk_mask", "gradient")
     more = [traced[cell] / static[cell] for cell in static]
-    assert (round(min(more), 1), round(max(more), 1)) == (1.0, 2.1)
+    assert (round(min(more), 1), round(max(more), 1)) == (1.1, 2.0)
     reseeded, port = launches("reseed=True", "forward"), launches("plain port", "forward")
     assert len(reseeded) == 4
     assert all(reseeded[cell] > port[cell] for cell in reseeded)
@@ -156,7 +156,7 @@ def test_what_the_docs_say_of_a_gpu():
     for mode in ("forward", "gradient"):
         counted = {(n, k): count for (n, k, _), count in launches("default", mode).items()}
         more += [started - counted[cell] for cell, started in busy("default", mode, "kernels").items()]
-    assert (min(more), max(more)) == (-1, 2)
+    assert (min(more), max(more)) == (0, 3)
 
 
 def test_what_the_docs_say_of_calls_in_a_queue_on_a_gpu():
