@@ -13,7 +13,7 @@ from jax import lax
 
 from shtopk._boost import by_match, half_gap, units, win_weights
 from shtopk._reorder import by_seed, reordered, whole_cotangent
-from shtopk._seeding import filled, ranks
+from shtopk._seeding import filled, permuted, ranks
 from shtopk._sharding import match_varying_axes
 
 # The number of rounds that are written out at their own width, before the loop over the later rounds. Compiled for an
@@ -277,11 +277,14 @@ def _by_slot(n, k, width):
 
 
 def _seated_again(scores, live, seeds, places):
-    """The survivors' `scores` `(width,)`, by place, sorted and seated as new seeds; and their `Seats`."""
-    width, entrants = seeds.shape[0], places.shape[0]
-    ranked, order, rank = by_seed(scores, seeds < live)
-    seats = Seats(filled(order[:entrants], seeds, width), filled(places, rank, width))
-    return reordered(ranked[:entrants], seeds, places), seats
+    """The survivors' `scores` `(width,)`, by place, sorted and seated as new seeds; and their `Seats`.
+
+    They are sorted in the order of their old seeds, so that ties go to the better seed.
+    """
+    width, seed = seeds.shape[0], lax.iota(jnp.int32, places.shape[0])
+    ranked, order, rank = by_seed(reordered(scores, places, seeds), (seed < live) & (places < width))
+    seats = Seats(*(filled(permuted(places, x), seeds, width) for x in (order, rank)))
+    return reordered(ranked, seeds, places), seats
 
 
 def _in_order_of_seeds(boost, seeds, places):
