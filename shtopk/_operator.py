@@ -11,7 +11,8 @@ from shtopk import _checks, _sharding
 from shtopk._boost import Boost, Relative
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import lowest
-from shtopk._seeding import filled, ranks, seed_order
+from shtopk._reorder import ranks
+from shtopk._seeding import filled, seed_order
 from shtopk._select import Payload, drawn_member, members_at, moved, sums, tournament
 
 _ORDERS = ("score", "position")

@@ -1,7 +1,7 @@
-"""Scores by seed, and entries in another order: a gather whose transpose is also a gather, by the inverse.
+"""Scores by seed, the inverse of an order, and entries in another order: a gather whose transpose is also a gather.
 
-The rule of JAX is a scatter that adds. On a GPU, a scatter costs three kernels and an index list of twice the bytes of
-the entries.
+The rule of JAX for a gather is a scatter that adds. On a GPU, a scatter costs three kernels and an index list of twice
+the bytes of the entries. Where the order is known both ways, a gather by the inverse does the same.
 """
 
 import math
@@ -14,7 +14,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from shtopk._jit import implementation
-from shtopk._seeding import filled, ranks, seed_order
+from shtopk._seeding import filled, seed_order
 from shtopk._sharding import match_varying_axes, xla_splits
 
 
@@ -66,39 +66,86 @@ def reordered(x, index, inverse):
     return _reordered_p.bind(*match_varying_axes(x, index, inverse))
 
 
-def _entries(x, index, inverse, split):
-    """Leading axes as one long row, which needs no index list, unless XLA splits the axes over devices."""
+def ranks(order, n):
+    """The position in `order` `(m,)` of each of n candidates, `(n,)`; m for a candidate that is not in it."""
+    return _ranks_p.bind(order, n=n)
+
+
+# Under `vmap` all rows become one long row. For a batched gather or scatter XLA makes an index list, and JAX's checkify
+# fails on a batched scatter (seen in JAX 0.10.2).
+
+
+def _entries(x, index, inverse, *, split):
     *lead, n = x.shape
-    if not lead:
-        return filled(x, index)
-    batch = math.prod(lead) if all(isinstance(size, int) for size in x.shape) else 0
-    if split or not 0 < batch * n < 2**31:
+    if not _one_long_row(lead, n, split):
         return jax.vmap(partial(_entries, split=split))(x, index, inverse)
-    flat = index.reshape(batch, -1)
-    flat = jnp.where(flat < n, flat + n * lax.broadcasted_iota(jnp.int32, flat.shape, 0), batch * n)
-    return filled(x.reshape(-1), flat).reshape(index.shape)
+    rows = index.reshape(math.prod(lead), -1)
+    rows = jnp.where(rows < n, _in_long_row(rows, n), x.size)
+    return filled(x.reshape(-1), rows).reshape(index.shape)
 
 
-def _lower(ctx, *operands):
-    return mlir.lower_fun(partial(_entries, split=xla_splits(ctx)), multiple_results=False)(ctx, *operands)
+def _positions(order, *, n, split):
+    *lead, best = order.shape
+    if not _one_long_row(lead, n, split):
+        return jax.vmap(partial(_positions, n=n, split=split))(order)
+    rows = order.reshape(math.prod(lead), best)
+    put = jnp.full(rows.shape[0] * n, best, jnp.int32).at[_in_long_row(rows, n)].set
+    position = lax.broadcasted_iota(jnp.int32, rows.shape, 1)
+    return put(position, mode="promise_in_bounds", unique_indices=True).reshape(*lead, n)
 
 
-def _batch(operands, dims):
-    """Move the batch axis of each operand to the front. Add an unbatched operand to zeros with the batch's layout."""
-    batched = next(jnp.moveaxis(x, dim, 0) for x, dim in zip(operands, dims, strict=True) if dim is not None)
-    zero = jnp.zeros_like(batched[..., :1])
-    operands = (
-        x[None] + zero.astype(x.dtype) if dim is None else jnp.moveaxis(x, dim, 0)
-        for x, dim in zip(operands, dims, strict=True)
-    )
-    return _reordered_p.bind(*operands), 0
+def _one_long_row(lead, n, split):
+    """Whether `(*lead, n)` entries may be one row: XLA does not split it, its size is known, and int32 indexes it."""
+    known = not split and all(isinstance(size, int) for size in lead)
+    return not lead or (known and 0 < math.prod(lead) * n < 2**31)
 
 
-_reordered_p = Primitive("shtopk_reordered")
-_reordered_p.def_abstract_eval(lambda x, index, inverse: x.update(shape=index.shape))
-_reordered_p.def_impl(implementation(_reordered_p))
-mlir.register_lowering(_reordered_p, _lower)
-batching.primitive_batchers[_reordered_p] = _batch
+def _in_long_row(index, n):
+    """`index` `(rows, m)` into rows of n entries, as an index into one long row."""
+    return index + n * lax.broadcasted_iota(index.dtype, index.shape, 0)
+
+
+def _row_primitive(name, rows, out, *static):
+    """A primitive on one row, to which `vmap` adds leading axes.
+
+    `rows(*operands, split, **params)` computes it, and `out(*operands, **params)` is its type, both for any leading
+    axes. XLA still has to split them over devices if `split`. `static` names the parameters.
+    """
+
+    def lower(ctx, *operands, **params):
+        function = partial(rows, split=xla_splits(ctx), **params)
+        return mlir.lower_fun(function, multiple_results=False)(ctx, *operands)
+
+    def batch(operands, dims, **params):
+        # The batch axis goes to the front. An unbatched operand is added to zeros with the batch's layout.
+        in_front = [
+            None if dim is None else jnp.moveaxis(x, dim, 0) for x, dim in zip(operands, dims, strict=True)
+        ]
+        zero = jnp.zeros_like(next(x for x in in_front if x is not None)[..., :1])
+        operands = (
+            x[None] + zero.astype(x.dtype) if moved is None else moved
+            for x, moved in zip(operands, in_front, strict=True)
+        )
+        return primitive.bind(*operands, **params), 0
+
+    primitive = Primitive(name)
+    primitive.def_abstract_eval(out)
+    primitive.def_impl(implementation(primitive, *static))
+    mlir.register_lowering(primitive, lower)
+    batching.primitive_batchers[primitive] = batch
+    return primitive
+
+
+def _ranks_type(order, *, n):
+    return order.update(shape=(*order.shape[:-1], n), dtype=jnp.dtype(jnp.int32))
+
+
+def _reordered_type(x, index, inverse):
+    return x.update(shape=index.shape)
+
+
+_ranks_p = _row_primitive("shtopk_ranks", _positions, _ranks_type, "n")
+_reordered_p = _row_primitive("shtopk_reordered", _entries, _reordered_type)
 ad.defjvp(_reordered_p, lambda dx, x, index, inverse: _reordered_p.bind(dx, index, inverse), None, None)
 ad.primitive_transposes[_reordered_p] = lambda dx, x, index, inverse: (
     _reordered_p.bind(dx, inverse, index),

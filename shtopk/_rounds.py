@@ -11,14 +11,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from shtopk import _checks
 from shtopk._boost import by_match, half_gap, units, win_weights
-from shtopk._reorder import by_seed, reordered, whole_cotangent
-from shtopk._seeding import filled, permuted, ranks
+from shtopk._reorder import by_seed, ranks, reordered, whole_cotangent
+from shtopk._seeding import filled, permuted
 from shtopk._sharding import match_varying_axes
 
 # The number of rounds that are written out at their own width, before the loop over the later rounds. Compiled for an
-# H100 at 16 x 16384 scores and k = 2, the gradient starts 50 kernels. It starts 53, with 5 times the temporary memory,
-# with all rounds in the loop, and 160 with a loop that is not unrolled. With four rounds written out, the gradient
+# H100 at 16 x 16384 scores and k = 2, the gradient starts 49 kernels. It starts 54, with 7 times the temporary memory,
+# with all rounds in the loop, and 456 with a loop that is not unrolled. With four rounds written out, the gradient
 # takes 1.2 times as long on an H200 (JAX 0.11) and 1.4 times as long on CPU (JAX 0.12).
 OPENING = 10
 # If a slot has more members than this, a barrier follows the last product of match weights. Otherwise XLA computes the
@@ -292,8 +293,8 @@ def _in_order_of_seeds(boost, seeds, places):
 
     def ordered(high, low, where):
         high, low = reordered(high, places, seeds), reordered(low, places, seeds)
-        won = win_weights(boost, high, low, filled(where, places, False), None)
-        return reordered(won, seeds, places)
+        won = boost(high, low, filled(where, places, False))
+        return reordered(_checks.win_weights(won, high), seeds, places)
 
     return ordered
 

@@ -93,13 +93,6 @@ def permuted(x, order):
     return x.at[order].get(mode="promise_in_bounds", unique_indices=True)
 
 
-def ranks(order, n):
-    """The position in `order` `(m,)` of each of n candidates, `(n,)`; m for a candidate that is not in it."""
-    best = order.shape[0]
-    missing = jnp.full(n, best, jnp.int32)
-    return missing.at[order].set(lax.iota(jnp.int32, best), mode="promise_in_bounds", unique_indices=True)
-
-
 def filled(x, index, fill_value=0):
     """`x[index]` for `x` `(n,)`, and `fill_value` where `index` is n or more."""
     size = x.shape[0]

@@ -14,8 +14,8 @@ from shtopk._boost import Boost, Relative, offset
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype, narrowed
 from shtopk._pytree import pytree
-from shtopk._reorder import by_seed, whole_cotangent
-from shtopk._seeding import filled, permuted, ranks
+from shtopk._reorder import by_seed, ranks, whole_cotangent
+from shtopk._seeding import filled, permuted
 
 Payload = TypeVar("Payload")  # an array or a pytree of arrays; the result has k rows instead of n
 
