@@ -30,6 +30,7 @@ from jax.interpreters import ad, batching, mlir
 
 from shtopk._jit import implementation, over_axis
 from shtopk._precision import accumulation_dtype
+from shtopk._reorder import one_long_row
 from shtopk._seeding import filled
 from shtopk._sharding import match_varying_axes, xla_splits
 
@@ -37,7 +38,7 @@ from shtopk._sharding import match_varying_axes, xla_splits
 # steps: this many terms at a time in one fused kernel, then the partial sums. (As measured on CPU; compiled for an
 # H100, a reduction of gathered rows copies the payload.)
 _TERMS = 32
-_LANES, _MOST_ROWS = 8, 2**31 - 1  # the fewest partial sums of a row, a vector register full; int32's limit
+_LANES = 8  # the fewest partial sums of a row, a vector register full
 
 
 def pool(members, weights, payload, dtype=None):
@@ -183,9 +184,8 @@ def _leading(f, shape, dtype, split):
         if leads[0] == ():
             return f(*operands, dtype=dtype)
         sizes, rows, width = leads[0], places.shape[-1], indices.shape[-2] * indices.shape[-1]
-        known = all(isinstance(size, int) for size in (*sizes, rows))
-        batch = math.prod(sizes) if known else 0
-        if not split and leads.count(sizes) == 4 and 0 < batch * max(rows, width) <= _MOST_ROWS:
+        if leads.count(sizes) == 4 and one_long_row(sizes, max(rows, width), split):
+            batch = math.prod(sizes)
             row = lax.iota(jnp.int32, batch)
             indices = indices.reshape(batch, *indices.shape[-2:]) + rows * row[:, None, None]
             places = places.reshape(batch, rows)

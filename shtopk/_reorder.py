@@ -17,6 +17,8 @@ from shtopk._jit import implementation
 from shtopk._seeding import filled, seed_order
 from shtopk._sharding import match_varying_axes, xla_splits
 
+_MOST_ENTRIES = 2**31 - 1  # int32's limit
+
 
 def by_seed(scores, live=None, best=None):
     """`scores` `(n,)` by seed, `(best,)` in float32 at least; their indices `(best,)`; each candidate's seed `(n,)`.
@@ -77,7 +79,7 @@ def ranks(order, n):
 
 def _entries(x, index, inverse, *, split):
     *lead, n = x.shape
-    if not _one_long_row(lead, n, split):
+    if not one_long_row(lead, n, split):
         return jax.vmap(partial(_entries, split=split))(x, index, inverse)
     rows = index.reshape(math.prod(lead), -1)
     rows = jnp.where(rows < n, _in_long_row(rows, n), x.size)
@@ -86,7 +88,7 @@ def _entries(x, index, inverse, *, split):
 
 def _positions(order, *, n, split):
     *lead, best = order.shape
-    if not _one_long_row(lead, n, split):
+    if not one_long_row(lead, n, split):
         return jax.vmap(partial(_positions, n=n, split=split))(order)
     rows = order.reshape(math.prod(lead), best)
     put = jnp.full(rows.shape[0] * n, best, jnp.int32).at[_in_long_row(rows, n)].set
@@ -94,10 +96,10 @@ def _positions(order, *, n, split):
     return put(position, mode="promise_in_bounds", unique_indices=True).reshape(*lead, n)
 
 
-def _one_long_row(lead, n, split):
+def one_long_row(lead, n, split):
     """Whether `(*lead, n)` entries may be one row: XLA does not split it, its size is known, and int32 indexes it."""
     known = not split and all(isinstance(size, int) for size in lead)
-    return not lead or (known and 0 < math.prod(lead) * n < 2**31)
+    return not lead or (known and 0 < math.prod(lead) * n <= _MOST_ENTRIES)
 
 
 def _in_long_row(index, n):

@@ -8,7 +8,7 @@ import pytest
 import reference
 
 import shtopk
-from shtopk import _pooling, _rounds
+from shtopk import _pooling, _reorder, _rounds
 from shtopk._seeding import seed_order
 
 
@@ -152,7 +152,7 @@ def test_batches_too_large_for_one_index_are_pooled_row_by_row(shared, monkeypat
         )
 
     together = results()
-    monkeypatch.setattr(_pooling, "_MOST_ROWS", 0)
+    monkeypatch.setattr(_reorder, "_MOST_ENTRIES", 0)
     jax.clear_caches()
     for one, other in zip(together, results(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
