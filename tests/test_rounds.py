@@ -138,8 +138,9 @@ def test_a_weight_of_zero_takes_no_part(members):
 
 
 @pytest.mark.parametrize("shared", [None, 2, 3])
-def test_batches_too_large_for_one_index_are_pooled_row_by_row(shared, monkeypatch):
-    selection = shtopk.select(jnp.cos(jnp.arange(3 * 2 * 9.0)).reshape(3, 2, 9), 2)
+def test_batches_too_large_for_one_index_go_row_by_row(shared, monkeypatch):
+    scores = jnp.cos(jnp.arange(3 * 2 * 9.0)).reshape(3, 2, 9)
+    selection = shtopk.select(scores, 2)
     payload, slots = jnp.cos(jnp.arange(3 * 2 * 9 * 4.0)).reshape(3, 2, 9, 4), jnp.ones((3, 2, 2, 4))
     operands = [selection.indices, selection.places, selection.weights, payload]
     if shared is not None:
@@ -147,9 +148,9 @@ def test_batches_too_large_for_one_index_are_pooled_row_by_row(shared, monkeypat
 
     def results():
         indices, places, weights, payload = operands
-        return _pooling.pool((indices, places), weights, payload), _pooling.dots(
-            (indices, places), payload, slots
-        )
+        members = indices, places
+        mask = shtopk.topk_mask(scores, 2, reseed=True)
+        return mask, _pooling.pool(members, weights, payload), _pooling.dots(members, payload, slots)
 
     together = results()
     monkeypatch.setattr(_reorder, "_MOST_ENTRIES", 0)

@@ -90,10 +90,26 @@ def test_eval_shape_says_what_comes(name):
 @pytest.mark.parametrize("name", [name for name in CALLS if not name.endswith("split over an axis")])
 def test_checkify_finds_no_nan_and_no_index_out_of_bounds(name):
     call = CALLS[name]
+    same(checked(call.function, *call.arguments), value(name))
+
+
+def checked(function, *arguments):
     with jax.numpy_dtype_promotion("standard"):  # checkify's own arithmetic asks for it in older JAX
-        error, out = jax.jit(checkify.checkify(call.function, errors=checkify.all_checks))(*call.arguments)
+        error, out = jax.jit(checkify.checkify(function, errors=checkify.all_checks))(*arguments)
     assert error.get() is None
-    same(out, value(name))
+    return out
+
+
+@pytest.mark.parametrize("k", [3, 2.5])
+def test_checkify_can_check_a_batched_mask(k):
+    scores = jnp.cos(jnp.arange(22.0)).reshape(2, 11)
+    same(checked(lambda scores: shtopk.topk_mask(scores, k), scores), shtopk.topk_mask(scores, k))
+
+
+def test_checkify_can_check_a_batched_gradient():
+    scores, embeddings = jnp.cos(jnp.arange(22.0)).reshape(2, 11), jnp.sin(jnp.arange(44.0)).reshape(2, 11, 2)
+    gradient = jax.grad(lambda scores: (shtopk.topk(embeddings, scores, 3).embeddings ** 2).sum())
+    same(checked(gradient, scores), gradient(scores))
 
 
 @EVERY_CALL
