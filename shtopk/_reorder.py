@@ -5,7 +5,6 @@ the bytes of the entries. Where the order is known both ways, a gather by the in
 """
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -77,19 +76,15 @@ def ranks(order, n):
 # fails on a batched scatter (seen in JAX 0.10.2).
 
 
-def _entries(x, index, inverse, *, split):
+def _entries(x, index, inverse):
     *lead, n = x.shape
-    if not one_long_row(lead, n, split):
-        return jax.vmap(partial(_entries, split=split))(x, index, inverse)
     rows = index.reshape(math.prod(lead), -1)
     rows = jnp.where(rows < n, _in_long_row(rows, n), x.size)
     return filled(x.reshape(-1), rows).reshape(index.shape)
 
 
-def _positions(order, *, n, split):
+def _positions(order, *, n):
     *lead, best = order.shape
-    if not one_long_row(lead, n, split):
-        return jax.vmap(partial(_positions, n=n, split=split))(order)
     rows = order.reshape(math.prod(lead), best)
     put = jnp.full(rows.shape[0] * n, best, jnp.int32).at[_in_long_row(rows, n)].set
     position = lax.broadcasted_iota(jnp.int32, rows.shape, 1)
@@ -107,16 +102,22 @@ def _in_long_row(index, n):
     return index + n * lax.broadcasted_iota(index.dtype, index.shape, 0)
 
 
-def _row_primitive(name, rows, out, *static):
+def _row_primitive(name, long_row, out, *static):
     """A primitive on one row, to which `vmap` adds leading axes.
 
-    `rows(*operands, split, **params)` computes it, and `out(*operands, **params)` is its type, both for any leading
-    axes. XLA still has to split them over devices if `split`. `static` names the parameters.
+    `long_row(*operands, **params)` computes it, with all leading axes together if `one_long_row` allows it. The type of
+    the result is `out(*operands, **params)`, for any leading axes. `static` names the parameters.
     """
 
     def lower(ctx, *operands, **params):
-        function = partial(rows, split=xla_splits(ctx), **params)
-        return mlir.lower_fun(function, multiple_results=False)(ctx, *operands)
+        split, longest = xla_splits(ctx), max(x.shape[-1] for x in (*ctx.avals_in, *ctx.avals_out))
+
+        def rows(*operands):
+            if one_long_row(operands[0].shape[:-1], longest, split):
+                return long_row(*operands, **params)
+            return jax.vmap(rows)(*operands)
+
+        return mlir.lower_fun(rows, multiple_results=False)(ctx, *operands)
 
     def batch(operands, dims, **params):
         # The batch axis goes to the front. An unbatched operand is added to zeros with the batch's layout.

@@ -18,7 +18,7 @@ BARS = {
     Cell(16, 16384, 2, 32): {
         "default": (46, 64),
         "where=": (69, 96),
-        "reseed=True": (59, 118),
+        "reseed=True": (59, 116),
         "topk_mask, traced k": (34, 49),
         "temporary": 0.5,
     },
