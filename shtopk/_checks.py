@@ -1,4 +1,4 @@
-"""Every error about an argument. Each names the argument, the value and the remedy."""
+"""Errors about arguments, each with the argument, the value and the remedy; those about devices are in `_sharding`."""
 
 import operator
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.core import Tracer
 
 _MOST_CANDIDATES = 2**29  # the width of a bracket, up to 4n with a traced k, is counted in int32
@@ -166,36 +165,6 @@ def where(value, shape):
             f"where has shape {value.shape}, which does not broadcast to {shape}, the shape "
             "of scores; give it one entry for each candidate"
         ) from None
-
-
-def axis_name(value):
-    """None, or a mesh axis that is bound here."""
-    if value is None:
-        return
-    try:
-        hash(value)
-        lax.psum(1, value)
-    except TypeError:
-        raise TypeError(
-            f"axis_name must be the name of a mesh axis or a tuple of names, got {value!r}"
-        ) from None
-    except NameError:
-        raise ValueError(
-            f"axis_name={value!r} is not bound here: call this inside jax.shard_map, over a mesh that has "
-            "that axis, with scores and embeddings split along n"
-        ) from None
-
-
-def scatter(value, k, devices):
-    """True only where k slots can be split evenly over the devices of an axis."""
-    if not flag("scatter", value):
-        return False
-    if devices.axis_name is None or k % devices.size:
-        raise ValueError(
-            f"scatter=True splits k={k} slots over the {devices.size} devices of axis_name={devices.axis_name!r}: "
-            "select with an axis_name whose size divides k"
-        )
-    return True
 
 
 def key(name, value):

@@ -67,7 +67,7 @@ class Selection:
         slots, `(..., k / D, *features)`, by a reduce-scatter instead of the sum.
         """
         embeddings = _checks.embeddings(embeddings, (*self.indices.shape[:-2], self._rows))
-        scatter = _checks.scatter(scatter, self.indices.shape[-2], self._devices)
+        scatter = _sharding.scatters(scatter, self.indices.shape[-2], self._devices)
         axis = self.indices.ndim - 2 if scatter else None
         pooled = self._devices.total(sums(self._without_byes, embeddings), scatter=axis)
         return jax.tree.map(lambda x, like: x.astype(like.dtype), pooled, embeddings)

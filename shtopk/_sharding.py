@@ -167,9 +167,34 @@ class Split(NamedTuple):
 
 
 def over(axis_name):
-    """Where the rows are: all here if `axis_name` is None, else split over that mesh axis."""
-    _checks.axis_name(axis_name)
-    return Whole() if axis_name is None else Split(axis_name)
+    """Where the rows are: all here if `axis_name` is None, else split over that mesh axis, which must be bound here."""
+    if axis_name is None:
+        return Whole()
+    try:
+        hash(axis_name)
+        lax.psum(1, axis_name)
+    except TypeError:
+        raise TypeError(
+            f"axis_name must be the name of a mesh axis or a tuple of names, got {axis_name!r}"
+        ) from None
+    except NameError:
+        raise ValueError(
+            f"axis_name={axis_name!r} is not bound here: call this inside jax.shard_map, over a mesh that has "
+            "that axis, with scores and embeddings split along n"
+        ) from None
+    return Split(axis_name)
+
+
+def scatters(scatter, k, devices):
+    """`scatter`, which may be True only where k slots can be split evenly over the devices of an axis."""
+    if not _checks.flag("scatter", scatter):
+        return False
+    if devices.axis_name is None or k % devices.size:
+        raise ValueError(
+            f"scatter=True splits k={k} slots over the {devices.size} devices of axis_name={devices.axis_name!r}: "
+            "select with an axis_name whose size divides k"
+        )
+    return True
 
 
 def sum_blocks(sums, slots, k):

@@ -9,8 +9,6 @@ import reference
 
 import shtopk
 
-pytestmark = pytest.mark.usefixtures("little_effort")
-
 LIVE = jnp.ones(4, bool)
 HIGH, LOW = jnp.array([9.0, 6.0, 4.5, 3.0]), jnp.array([-1.0, 1.0, 1.5, 2.0])  # gaps 10, 5, 3, 1
 

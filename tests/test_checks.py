@@ -10,8 +10,6 @@ import pytest
 
 import shtopk
 
-pytestmark = pytest.mark.usefixtures("little_effort")
-
 E, V = jnp.ones((5, 2)), jnp.arange(5.0)
 WITH_PAYLOAD = [shtopk.topk, shtopk.hard_topk, shtopk.iterative_topk]
 EVERY = {

@@ -13,6 +13,8 @@ from benchmarks.compiled.cells import Cell
 from benchmarks.compiled.count import Count, count, gathering
 from benchmarks.compiled.measure import measured
 
+pytestmark = pytest.mark.usefixtures("full_effort")
+
 # batch, n, k, d: launches of a forward pass and of a gradient; temporary memory in units of the size of E.
 BARS = {
     Cell(16, 16384, 2, 32): {

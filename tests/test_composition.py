@@ -14,7 +14,7 @@ import shtopk
 
 N, D, K = 20, 4, 3
 
-pytestmark = pytest.mark.usefixtures("x32", "little_effort")
+pytestmark = pytest.mark.usefixtures("x32")
 
 
 def tokens(rows=2):

@@ -11,6 +11,8 @@ import pytest
 
 import shtopk
 
+pytestmark = pytest.mark.usefixtures("full_effort")
+
 N, K = 40, 3
 
 

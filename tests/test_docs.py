@@ -18,6 +18,8 @@ from hatchling.builders.wheel import WheelBuilder
 import shtopk
 from benchmarks import readme
 
+pytestmark = pytest.mark.usefixtures("full_effort")
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts]

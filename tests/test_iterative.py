@@ -9,8 +9,6 @@ import reference
 
 import shtopk
 
-pytestmark = pytest.mark.usefixtures("little_effort")
-
 
 @pytest.mark.parametrize("normalizer", ["softmax", "paper"])
 @pytest.mark.parametrize(

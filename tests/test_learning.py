@@ -1,6 +1,7 @@
 """The training benchmark: what its tables say, its methods' laws, and that the docs show its committed results."""
 
 import re
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 
@@ -16,8 +17,6 @@ from benchmarks.learning.methods import BY_LOGS, METHODS, OURS
 from benchmarks.learning.peers import Moment, _log_sums, _subset
 from benchmarks.learning.tasks import TASKS
 from benchmarks.learning.train import Trainer
-
-pytestmark = pytest.mark.usefixtures("little_effort")
 
 ROOT = Path(__file__).parent.parent
 RESULTS = report.read(ROOT / "benchmarks" / "results")
@@ -55,11 +54,17 @@ def test_every_task_marks_k_candidates(name):
     assert jnp.all(right.sum(-1) == task.k)
 
 
+@cache
+def transformer():
+    """The task whose model reads rows by logs, and its parameters at the start of training."""
+    task = TASKS["pruned-transformer"]
+    return task, Trainer(task, METHODS["recipe"], 100).init(0)[0]
+
+
 @pytest.mark.parametrize("name", BY_LOGS)
 def test_what_is_read_by_logs_learns_by_finite_gradients(name):
-    trainer = Trainer(TASKS["pruned-transformer"], METHODS[name], 100)
-    params, _ = trainer.init(0)
-    gradient = jax.jit(jax.grad(trainer._loss))
+    task, params = transformer()
+    gradient = jax.jit(jax.grad(Trainer(task, METHODS[name], 100)._loss))
     for progress in (0.0, 1.0):
         key = jax.random.key(1, impl="rbg")
         chex.assert_tree_all_finite(gradient(params, METHODS[name].numbers[0], progress, key))

@@ -8,8 +8,6 @@ import pytest
 
 import shtopk
 
-pytestmark = pytest.mark.usefixtures("little_effort")
-
 
 def scores_of(n, rows=2, seed=0):
     return jnp.asarray(np.random.default_rng([seed, n]).normal(size=(rows, n)))

@@ -12,8 +12,6 @@ from jax import export
 
 import shtopk
 
-pytestmark = pytest.mark.usefixtures("little_effort")
-
 
 def plain(high, low, where):
     return jax.nn.sigmoid(high - low)

@@ -12,8 +12,6 @@ import reference
 
 import shtopk
 
-pytestmark = pytest.mark.usefixtures("little_effort")
-
 SIZES = [
     (1, 1),
     (2, 1),

@@ -11,8 +11,6 @@ from benchmarks import processes, profiled
 from benchmarks.compiled.cells import Cell
 from benchmarks.profiled import profile, report
 
-pytestmark = pytest.mark.usefixtures("little_effort")
-
 CELL = Cell(2, 64, 4, 8)
 
 

@@ -8,8 +8,6 @@ import reference
 
 import shtopk
 
-pytestmark = pytest.mark.usefixtures("little_effort")
-
 SIZES = [(1, 1), (6, 2), (16, 16), (37, 5), (64, 8)]
 
 

@@ -8,8 +8,6 @@ import pytest
 
 import shtopk
 
-pytestmark = pytest.mark.usefixtures("little_effort")
-
 BOOSTS = [shtopk.Scaled(5.0), shtopk.Power(), shtopk.Relative()]
 EVERY_BOOST = pytest.mark.parametrize("boost", BOOSTS, ids=repr)
 EITHER_SORT = pytest.mark.parametrize("reseed", [True, False])

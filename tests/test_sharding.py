@@ -14,8 +14,6 @@ from meshes import CHECKED, DEVICES, P, mapped, mesh
 
 import shtopk
 
-pytestmark = pytest.mark.usefixtures("little_effort")
-
 SPLIT = P(None, "x")
 EITHER = pytest.mark.parametrize("check", CHECKED)
 close = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
@@ -41,10 +39,9 @@ def loss_of(out):
     return total
 
 
-def compare(call, embeddings, scores, where=None, *, check=None):
-    """`call(embeddings, scores, where, axis_name)` split and whole: values and gradients."""
+def compare(call, embeddings, scores, where=None, *, checks=(None,)):
+    """`call(embeddings, scores, where, axis_name)` whole, and split under each of `checks`: values and gradients."""
     where = jnp.ones(scores.shape, bool) if where is None else where
-    split = mapped(lambda *x: call(*x, "x"), SPLIT, P(), check)
 
     def both(f):
         def loss(e, v):
@@ -54,10 +51,11 @@ def compare(call, embeddings, scores, where=None, *, check=None):
         return jax.grad(loss, (0, 1), has_aux=True)(embeddings, scores)
 
     whole = lambda *x: call(*x, None)  # noqa: E731
-    (gradients, out), (want_gradients, want) = jax.jit(lambda: (both(split), both(whole)))()
-    same(out, want)
-    same(gradients, want_gradients)
-    return gradients, out
+    split = [mapped(lambda *x: call(*x, "x"), SPLIT, P(), check) for check in checks]
+    want, *outs = jax.jit(lambda: [both(f) for f in (whole, *split)])()
+    for out in outs:
+        same(out, want)
+    return outs[0]
 
 
 OPTIONS = {
@@ -71,11 +69,10 @@ OPTIONS = {
 }
 
 
-@EITHER
 @pytest.mark.parametrize("name", OPTIONS)
-def test_split_is_whole(name, check):
+def test_split_is_whole(name):
     compare(
-        lambda e, v, w, axis: shtopk.topk(e, v, 6, axis_name=axis, **OPTIONS[name]), *draw(40), check=check
+        lambda e, v, w, axis: shtopk.topk(e, v, 6, axis_name=axis, **OPTIONS[name]), *draw(40), checks=CHECKED
     )
 
 
@@ -228,22 +225,22 @@ def test_anneal_measures_by_all_devices(spec, check):
 K = {"static": 5, "traced": jnp.int32(5), "real": 4.25, "traced, real": jnp.asarray(4.25)}
 
 
-@EITHER
 @pytest.mark.parametrize("options", [{}, {"candidates": 7, "log": True}], ids=["plain", "log of candidates"])
 @pytest.mark.parametrize("k", K.values(), ids=K)
-def test_mask(k, options, check):
+def test_mask(k, options):
     _, scores = draw(40)
     where = jnp.broadcast_to(jnp.arange(40) % 7 != 2, scores.shape)
 
     def call(v, w, axis):
         return shtopk.topk_mask(v, k, where=w, axis_name=axis, **options)
 
-    run = mapped(lambda v, w: call(v, w, "x"), SPLIT, SPLIT, check)
-
     def both(f):
         return f(scores, where), jax.grad(lambda v: loss_of(f(v, where)))(scores)
 
-    same(*jax.jit(lambda: (both(run), both(lambda v, w: call(v, w, None))))())
+    split = [mapped(lambda v, w: call(v, w, "x"), SPLIT, SPLIT, check) for check in CHECKED]
+    want, *outs = jax.jit(lambda: [both(f) for f in (lambda v, w: call(v, w, None), *split)])()
+    for out in outs:
+        same(out, want)
 
 
 # Where the gradient is taken

@@ -10,8 +10,6 @@ import pytest
 
 import shtopk
 
-pytestmark = pytest.mark.usefixtures("little_effort")
-
 N, K = 7, 3
 V = jnp.asarray(np.random.default_rng(0).normal(size=(2, N)))
 E = jnp.asarray(np.random.default_rng(1).normal(size=(2, N, 4)))

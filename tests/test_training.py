@@ -8,8 +8,6 @@ import pytest
 
 import shtopk
 
-pytestmark = pytest.mark.usefixtures("little_effort")
-
 V = jnp.asarray(np.random.default_rng(0).normal(3.0, 2.0, size=(4, 9)))
 KEY = jax.random.key(0)
 

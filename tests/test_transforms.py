@@ -15,8 +15,6 @@ from jax.experimental import checkify
 
 import shtopk
 
-pytestmark = pytest.mark.usefixtures("little_effort")
-
 EVERY_CALL = pytest.mark.parametrize("name", CALLS)
 EVERY_DERIVATIVE = pytest.mark.parametrize("name", DIFFERENTIABLE)
 
