@@ -63,16 +63,11 @@ def step_of(call, where):
     return jax.grad(loss, (0, 1), has_aux=True)
 
 
-# Without a mask, each function once: its options only add to what the masked call does.
-UNMASKED = [
-    *("topk", "topk_mask", "topk_mask, real k", "topk_mask, traced k", "matrix", "pool", "unpool", "sample"),
-    *("log_prob", "entropy", "anneal", "hard_topk", "iterative_topk", "nccs"),
-]
 MASKED = [name for name in CALLS if name not in ("log_prob", "nccs")]  # which take no mask
 
 
 @pytest.mark.parametrize(
-    ("name", "masked"), [*((name, False) for name in UNMASKED), *((name, True) for name in MASKED)]
+    ("name", "masked"), [*((name, False) for name in CALLS), *((name, True) for name in MASKED)]
 )
 def test_a_batch_split_by_type_is_the_batch(name, masked):
     over = jax.make_mesh((4, 2), ("b", "f"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)

@@ -14,7 +14,7 @@ from meshes import CHECKED, DEVICES, P, mapped, mesh
 
 import shtopk
 
-SPLIT = P(None, "x")
+SPLIT, REPLICATED = P(None, "x"), P()
 EITHER = pytest.mark.parametrize("check", CHECKED)
 close = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
 
@@ -39,7 +39,7 @@ def loss_of(out):
     return total
 
 
-def compare(call, embeddings, scores, where=None, *, checks=(None,)):
+def compare(call, embeddings, scores, where=None, *, checks=(None,), out_specs=REPLICATED):
     """`call(embeddings, scores, where, axis_name)` whole, and split under each of `checks`: values and gradients."""
     where = jnp.ones(scores.shape, bool) if where is None else where
 
@@ -51,7 +51,7 @@ def compare(call, embeddings, scores, where=None, *, checks=(None,)):
         return jax.grad(loss, (0, 1), has_aux=True)(embeddings, scores)
 
     whole = lambda *x: call(*x, None)  # noqa: E731
-    split = [mapped(lambda *x: call(*x, "x"), SPLIT, P(), check) for check in checks]
+    split = [mapped(lambda *x: call(*x, "x"), SPLIT, out_specs, check) for check in checks]
     want, *outs = jax.jit(lambda: [both(f) for f in (whole, *split)])()
     for out in outs:
         same(out, want)
@@ -228,19 +228,10 @@ K = {"static": 5, "traced": jnp.int32(5), "real": 4.25, "traced, real": jnp.asar
 @pytest.mark.parametrize("options", [{}, {"candidates": 7, "log": True}], ids=["plain", "log of candidates"])
 @pytest.mark.parametrize("k", K.values(), ids=K)
 def test_mask(k, options):
-    _, scores = draw(40)
+    embeddings, scores = draw(40)
     where = jnp.broadcast_to(jnp.arange(40) % 7 != 2, scores.shape)
-
-    def call(v, w, axis):
-        return shtopk.topk_mask(v, k, where=w, axis_name=axis, **options)
-
-    def both(f):
-        return f(scores, where), jax.grad(lambda v: loss_of(f(v, where)))(scores)
-
-    split = [mapped(lambda v, w: call(v, w, "x"), SPLIT, SPLIT, check) for check in CHECKED]
-    want, *outs = jax.jit(lambda: [both(f) for f in (lambda v, w: call(v, w, None), *split)])()
-    for out in outs:
-        same(out, want)
+    call = lambda e, v, w, axis: shtopk.topk_mask(v, k, where=w, axis_name=axis, **options)  # noqa: E731
+    compare(call, embeddings, scores, where, checks=CHECKED, out_specs=SPLIT)
 
 
 # Where the gradient is taken
