@@ -15,7 +15,7 @@ from shtopk._pytree import pytree
 
 # Ratios of gaps are clipped to this: far past saturation for any useful sharpness, far from overflow.
 _WIDEST_RATIO = 1e6
-# A gap within this many roundings of the larger score of its match is a tie, split by the rounding of a few rounds.
+# Scores within this many roundings of each other count as tied: a few rounds can separate equal scores by that much.
 _ROUNDINGS = 4
 # A round whose quantile is wider than this many spreads of its better scores spans clusters, or padding.
 _CLUSTERS = 100
@@ -42,8 +42,11 @@ class Boost(Protocol):
 
         Args:
           high: `(h,)` floating and finite, the scores of the better-seeded sides, best seed first.
-          low: `(h,)`, the scores of their opponents, so that `high - low` comes widest first.
-          where: `(h,)` boolean, True for the matches that are played, which are contiguous.
+          low: `(h,)`, the scores of their opponents. In the first round, and with `reseed=True` in every round,
+            `high - low` is 0 or more and comes widest first. In later rounds of a tournament that is sorted once,
+            a better seed may have the lower score.
+          where: `(h,)` boolean, True for the matches that are played between two finite scores, which are contiguous.
+            `high` and `low` are 0 in the others.
 
         Returns:
           `(h,)` in [0, 1]. Entries outside `where` are ignored.
@@ -51,62 +54,62 @@ class Boost(Protocol):
         ...
 
 
+def checked(boost):
+    """`boost`, an argument of a public function, its numbers checked against their ranges if they are not traced."""
+    boost = _checks.boost(boost)
+    if type(boost) in (Relative, Scaled):
+        _checks.known("boost.sharpness", boost.sharpness, lambda x: x >= 0, "0 (an even mix) or more")
+    elif type(boost) is Power:
+        _checks.known("boost.base", boost.base, lambda x: x > 0, "above 0, for instance 20.0")
+    return boost
+
+
 def units(boost, ranked, halves, live):
     """Half the unit of `Relative` in each round, `(rounds,)`; no other boost reads it.
 
     `ranked` `(n,)` has the scores before any round, best first, of which the first `live` count. `halves` `(rounds,)`
-    has each round's number of survivors. The gaps are those of the round if the better seed had won every earlier
-    match.
+    has each round's number of survivors. The gaps are those that the round would have if the better seed had won every
+    earlier match.
     """
-    if not isinstance(boost, Relative):
+    if type(boost) is not Relative:
         return jnp.zeros(len(halves), ranked.dtype)
     halves = jnp.asarray(halves, jnp.int32)
     entrants = jnp.minimum(live, 2 * halves)
-    return boost.unit(ranked, halves, 2 * halves - entrants, entrants - halves)
+    return _relative_unit(boost, ranked, halves, 2 * halves - entrants, entrants - halves)
 
 
 def win_weights(boost, high, low, where, unit):
     """The weights of `high` in a round, of which `where` marks the contested matches, and `unit` is from `units`."""
-    if isinstance(boost, Relative):
-        return boost.win(high, low, where, unit)
+    if type(boost) is Relative:
+        return _relative_weights(boost, high, low, where, unit)
     return _checks.win_weights(boost(jnp.where(where, high, 0), jnp.where(where, low, 0), where), high)
 
 
 def by_match(boost):
-    """Whether the weight of a match depends on its own scores and the unit alone, so that matches have no order."""
-    return isinstance(boost, (Relative, Scaled, Power))
+    """Whether the weight of a match depends on its own scores and the unit alone, so that matches have no order.
 
-
-def offset(boost, ranked, last):
-    """The number to subtract from the scores `ranked` `(n,)`, best first, before the tournament: a scalar.
-
-    This is the score at position `last`, the worst of the k best. The difference of two floats of similar size is
-    exact, so scores far from 0 keep the digits in which they differ. The result is 0 if that score is not finite, or if
-    the boost reads more than gaps.
+    A subclass may override `__call__`, so it counts as a function of the user's own.
     """
-    if not isinstance(boost, (Relative, Scaled)):
-        return jnp.zeros((), ranked.dtype)
-    pivot = lax.stop_gradient(_at(ranked, last))
-    return jnp.where(jnp.isfinite(pivot), pivot, 0)
+    return type(boost) in (Relative, Scaled, Power)
 
 
-def _at(x, index):
-    """`x[index]`, a scalar; the nearest entry if `index` is out of range."""
-    if isinstance(index, int):
-        return x[min(max(index, 0), x.shape[0] - 1)]
-    return lax.dynamic_index_in_dim(x, jnp.clip(index, 0, x.shape[0] - 1), keepdims=False)
+def centred(boost, ranked, last):
+    """The scores `ranked` `(n,)`, best first, minus the one at position `last`, the worst of the k best.
+
+    The difference of two floats of similar size is exact, so scores far from 0 keep the digits in which they differ.
+    Infinities and NaN do not change. No score does if that one is not finite, or if the boost reads more than gaps.
+    """
+    if type(boost) not in (Relative, Scaled):
+        return ranked
+    pivot, most = lax.stop_gradient(ranked[last]), float(jnp.finfo(ranked.dtype).max)
+    pivot = jnp.where(jnp.isfinite(pivot), pivot, 0)
+    return jnp.where(jnp.isfinite(ranked), jnp.clip(ranked - pivot, -most, most), ranked)
 
 
 def half_gap(high, low):
     """`(high - low) / 2`."""
     # Halve each score first: the difference of two finite scores may overflow, half of it cannot.
     return 0.5 * high - 0.5 * low
-
-
-def _sharpness(name, value, dtype):
-    # An infinite sharpness is clipped, so that a tie stays a tie: infinity times 0 is NaN.
-    most = float(jnp.finfo(dtype).max) ** 0.5
-    return jnp.clip(_checks.number(name, value, dtype), -most, most)
 
 
 @pytree("sharpness")
@@ -128,7 +131,7 @@ class Scaled:
 
     def __call__(self, high: jax.Array, low: jax.Array, where: jax.Array) -> jax.Array:
         high, low, where = _checks.matches(high, low, where)
-        sharpness = _sharpness("Scaled.sharpness", self.sharpness, high.dtype)
+        sharpness = _checks.finite_number("Scaled.sharpness", self.sharpness, high.dtype)
         return jax.nn.sigmoid(2 * (sharpness * half_gap(high, low)))
 
 
@@ -173,14 +176,15 @@ class Relative:
     by a positive number, or if a number is added to all of them, the weights stay the same.
 
     A round may span clusters. For example, most of its matches may be between rows and finite padding, and the quantile
-    is then the distance to the padding. So there is a second unit: the spread of the better sides between an eighth and
-    a half of the way down. If the gap at the quantile is wider than 100 times this spread, the spread is `g`, and
-    matches across clusters are decided outright. If one of the two gaps next to the quantile is 1e4 times as wide as
-    the other, as next to an outlier, the narrower gap is `g`.
+    is then the distance to the padding. So there is a second unit, the difference between the scores of two better
+    sides: one is an eighth of the way down the live matches, the other half of the way. If the gap at the quantile is
+    wider than 100 times this difference, the difference is `g`, and matches across clusters are decided outright. If
+    one of the two gaps next to the quantile is 1e4 times as wide as the other, as next to an outlier, the narrower gap
+    is `g`.
 
-    In a tournament the gaps are those of the round if the better seed had won every earlier match. These gaps come
-    widest first, and do not depend on the sharpness. A gap within 4 roundings of the larger score of its match is a
-    tie. If `g` is 0, tied scores share evenly, and every other match is decided outright.
+    In a tournament the gaps are those that the round would have if the better seed had won every earlier match. These
+    gaps come widest first, and do not depend on the sharpness. A gap within 4 roundings of the larger score of its
+    match is a tie. If `g` is 0, tied scores share evenly, and every other match is decided outright.
 
     Attributes:
       sharpness: `C >= 0`, scalar, without unit. Increase it during training to go from soft to hard.
@@ -200,40 +204,43 @@ class Relative:
         entries = high.shape[0]
         first = jnp.min(jnp.where(where, lax.iota(jnp.int32, entries), entries))  # faster than argmax
         ranked, count = jnp.concatenate([high, jnp.flip(low)]), jnp.sum(where, dtype=jnp.int32)
-        return self.win(high, low, where, self.unit(ranked, entries, first, count))
+        return _relative_weights(self, high, low, where, _relative_unit(self, ranked, entries, first, count))
 
-    def win(self, high, low, where, unit):
-        """The weights `(h,)` of `high`, given half the unit, a scalar; 1/2 where the match is not contested."""
-        gap = jnp.where(where, half_gap(high, low), 0)
-        size, larger = jnp.maximum(unit, jnp.abs(gap)), 0.5 * jnp.maximum(jnp.abs(high), jnp.abs(low))
-        tie = size <= _ROUNDINGS * float(jnp.finfo(gap.dtype).eps) * larger
-        # A unit far below the gap of the match saturates the sigmoid anyway. In a tie any unit gives w = 1/2. The
-        # larger score as unit, or 1 if that is below the range of normal numbers, keeps the gradient moderate.
-        unit = jnp.where(tie, larger, jnp.maximum(unit, size / _WIDEST_RATIO))
-        unit = lax.stop_gradient(jnp.where(unit > float(jnp.finfo(gap.dtype).tiny) * 2**24, unit, 1))
-        return jax.nn.sigmoid(_sharpness("Relative.sharpness", self.sharpness, gap.dtype) * (gap / unit))
 
-    def unit(self, ranked, half, first, count):
-        """Half the unit `g` of each round, `()` or `(rounds,)` as the shape of `first` and `count`.
+def _relative_weights(boost, high, low, where, unit):
+    """The weights `(h,)` of `high` by `Relative`, for half the unit, a scalar; 1/2 where a match is not contested."""
+    gap = jnp.where(where, half_gap(high, low), 0)
+    size, larger = jnp.maximum(unit, jnp.abs(gap)), 0.5 * jnp.maximum(jnp.abs(high), jnp.abs(low))
+    tie = size <= _ROUNDINGS * float(jnp.finfo(gap.dtype).eps) * larger
+    # A unit far below the gap of the match saturates the sigmoid anyway. In a tie any unit gives w = 1/2. The
+    # larger score as unit, or 1 if that is below the range of normal numbers, keeps the gradient moderate.
+    unit = jnp.where(tie, larger, jnp.maximum(unit, size / _WIDEST_RATIO))
+    unit = lax.stop_gradient(jnp.where(unit > float(jnp.finfo(gap.dtype).tiny) * 2**24, unit, 1))
+    sharpness = _checks.finite_number("Relative.sharpness", boost.sharpness, gap.dtype)
+    return jax.nn.sigmoid(sharpness * (gap / unit))
 
-        Entry i of `ranked` `(n,)` plays entry 2 * half - 1 - i. The `count` live matches begin at `first`.
-        """
-        ranked, last = lax.stop_gradient(ranked), first + count - 1
 
-        def score(entry):
-            return ranked.at[jnp.clip(entry, 0, ranked.shape[0] - 1)].get(mode="promise_in_bounds")
+def _relative_unit(boost, ranked, half, first, count):
+    """Half the unit `g` of `Relative` in each round, `()` or `(rounds,)` as the shape of `first` and `count`.
 
-        def gap(entry):
-            return jnp.abs(half_gap(score(entry), score(2 * half - 1 - entry)))
+    Entry i of `ranked` `(n,)` plays entry 2 * half - 1 - i. The `count` live matches begin at `first`.
+    """
+    ranked, last = lax.stop_gradient(ranked), first + count - 1
 
-        quantile = jnp.clip(_checks.number("Relative.quantile", self.quantile, ranked.dtype), 0, 1)
-        position = (1 - quantile) * (count - 1).astype(ranked.dtype)
-        depth = jnp.floor(position).astype(jnp.int32)
-        narrow, wide = gap(last - depth), gap(jnp.maximum(last - depth - 1, first))
-        part = position - jnp.floor(position)
-        part = jnp.where((narrow > 0) & (wide > _ABYSS * narrow), 0, part)
-        unit = (1 - part) * narrow + part * wide
+    def score(entry):
+        return ranked.at[jnp.clip(entry, 0, ranked.shape[0] - 1)].get(mode="promise_in_bounds")
 
-        spread = jnp.abs(half_gap(score(first + count // 8), score(first + count // 2)))
-        unit = jnp.where((spread > 0) & (wide > _CLUSTERS * spread), spread, unit)
-        return jnp.where(unit < jnp.inf, unit, float(jnp.finfo(ranked.dtype).max))
+    def gap(entry):
+        return jnp.abs(half_gap(score(entry), score(2 * half - 1 - entry)))
+
+    quantile = jnp.clip(_checks.number("Relative.quantile", boost.quantile, ranked.dtype), 0, 1)
+    position = (1 - quantile) * (count - 1).astype(ranked.dtype)
+    depth = jnp.floor(position).astype(jnp.int32)
+    narrow, wide = gap(last - depth), gap(jnp.maximum(last - depth - 1, first))
+    part = position - jnp.floor(position)
+    part = jnp.where((narrow > 0) & (wide > _ABYSS * narrow), 0, part)
+    unit = (1 - part) * narrow + part * wide
+
+    spread = jnp.abs(half_gap(score(first + count // 8), score(first + count // 2)))
+    unit = jnp.where((spread > 0) & (wide > _CLUSTERS * spread), spread, unit)
+    return jnp.where(unit < jnp.inf, unit, float(jnp.finfo(ranked.dtype).max))

@@ -73,7 +73,7 @@ def embeddings(tree, lead, *, axis="n", name="embeddings", any_dtype=False):
         if not any_dtype and not jnp.issubdtype(value.dtype, jnp.floating):
             raise TypeError(
                 f"{label} must be floating point, got dtype {value.dtype}, which cannot be averaged; gather such "
-                f"rows by the result's indices (TopK.indices), or cast with {name}.astype(jnp.float32)"
+                f"rows by the result's indices (TopK.indices), or cast with {label}.astype(jnp.float32)"
             )
         own = value.shape[: len(lead)]
         fits = len(own) == len(lead) and all(x in (1, y) for x, y in zip(own, lead, strict=True))
@@ -126,8 +126,10 @@ def real_or_traced_k(value, n):
     if isinstance(value, jax.Array):
         return _scalar_k(value)
     if isinstance(value, np.ndarray):
-        value = value[()]  # a number, if the shape is ()
-    if not isinstance(value, (float, np.floating)):
+        if value.ndim:
+            return _scalar_k(value)
+        value = value[()]
+    if not isinstance(value, float) and not jnp.issubdtype(getattr(value, "dtype", int), jnp.floating):
         return k(value, n)
     if not 1 <= value <= n:
         raise ValueError(f"k must satisfy 1 <= k <= n, got k={value}; pass 1 to {n}")
@@ -167,13 +169,13 @@ def where(value, shape):
         ) from None
 
 
-def key(name, value):
+def key(value):
     """A key of `jax.random`, new style or old."""
     if isinstance(value, (jax.Array, np.ndarray)):
         typed = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
         if value.shape == () if typed else value.dtype == jnp.uint32 and value.ndim == 1:
             return jnp.asarray(value)
-    raise TypeError(f"{name} must be a single key, got {_kind(value)}; make one by jax.random.key(seed)")
+    raise TypeError(f"key must be a single key, got {_kind(value)}; make one by jax.random.key(seed)")
 
 
 def draw(value, random_key, straight_through):
@@ -187,7 +189,7 @@ def draw(value, random_key, straight_through):
         )
     if straight_through:
         raise ValueError("draw and straight_through both set the forward pass; pass one of them")
-    return share("draw", value, "0 is the mixture, 1 a row"), key("key", random_key)
+    return share("draw", value, "0 is the mixture, 1 a row"), key(random_key)
 
 
 def share(name, value, meaning):
@@ -216,6 +218,8 @@ def subset(value, shape):
     value = _array("indices", value)
     if not jnp.issubdtype(value.dtype, jnp.integer):
         raise TypeError(f"indices must be integers, got dtype {value.dtype}; pass what sample(key) returns")
+    if value.dtype.itemsize < 4:  # may be too narrow for n
+        value = value.astype(jnp.int32)
     try:
         jnp.broadcast_shapes(value.shape[:-1], shape[:-1])
         if value.shape[-1:] == shape[-1:]:
@@ -258,6 +262,12 @@ def boost(value) -> Any:  # a `Boost`, which is defined above this module
     )
 
 
+def known(name, value, holds, range):
+    """A number for which `holds`; one that is traced, or an array of JAX, is not looked at."""
+    if isinstance(value, (int, float, np.number)) and not holds(value):
+        raise ValueError(f"{name} must be {range}, got {value}")
+
+
 def bare_number(name, value):
     """A number, checked before it goes through `jit`, whose errors name no argument."""
     if not _is_arraylike(value):
@@ -291,6 +301,12 @@ def number(name, value, dtype):
     return jnp.asarray(value, dtype)
 
 
+def finite_number(name, value, dtype):
+    """The same; an infinite one is clipped, because infinity times 0 is NaN."""
+    most = float(jnp.finfo(dtype).max) ** 0.5
+    return jnp.clip(number(name, value, dtype), -most, most)
+
+
 def same_vectors(reference, approximation):
     """Two floating arrays `(..., k, d)` of one shape."""
     reference = _floating("reference", reference)
@@ -300,4 +316,6 @@ def same_vectors(reference, approximation):
             f"reference and approximation must share one shape (..., k, d), got "
             f"{reference.shape} and {approximation.shape}; reshape one of them"
         )
+    if reference.shape[-2] == 0:
+        raise ValueError(f"reference has shape {reference.shape}, so k = 0; pass at least one row")
     return reference, approximation

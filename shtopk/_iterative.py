@@ -36,7 +36,8 @@ def iterative_topk(
       k: static int, `1 <= k <= n`.
       alpha: scalar, in units of 1 / score^2; 1 as published. May be traced, annealed or learned.
       normalizer: "softmax" divides by the sum of all terms. "paper" leaves the term of the maximum out of the sum, as
-        Algorithm 1 prints it. The weights then sum to more than 1, without bound if no other score is near.
+        Algorithm 1 prints it. The weights then sum to more than 1, without bound if no other score is near. If no other
+        term is left, as in the last step for k = n, the slot is NaN.
       where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus
         slots are rows of zeros with score -inf.
 
@@ -77,8 +78,8 @@ def _iterative_row(embeddings, scores, where, alpha, k, normalizer):
     """`iterative_topk` for one row of scores `(n,)`."""
     n = scores.shape[0]
     v = scores.astype(accumulation_dtype(scores.dtype))
-    alpha = _checks.number("alpha", alpha, v.dtype)
-    everyone = (v == v) | True if where is None else where  # typed as v is, over a mesh
+    alpha = _checks.finite_number("alpha", alpha, v.dtype)
+    everyone = (v == v) | True if where is None else where  # so that it varies over the mesh axes of v
 
     def step(left, _):
         # argmax takes the first NaN if there is one, else the first of the largest.

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from shtopk import _checks, _rounds, _sharding
-from shtopk._boost import Boost, Relative, offset
+from shtopk import _boost, _checks, _rounds, _sharding
+from shtopk._boost import Boost, Relative, centred
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype, narrowed
 from shtopk._reorder import reordered
-from shtopk._select import centred, log_weight, row_weights, seeded, tournament
+from shtopk._select import log_weight, row_weights, seeded, tournament
 
 
 def topk_mask(
@@ -40,7 +40,7 @@ def topk_mask(
       candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores. A
         traced k above `candidates` gives a mask of NaN.
       log: if True, return the logarithm of the mask, to add to attention logits: -inf where the mask is 0. Its gradient
-        is finite, and 0 where the mask is below 3e-31, which is 0 to any softmax.
+        is finite, and 0 where the mask is below 2e-31 (4e-301 in float64), which is 0 to any softmax.
       axis_name: the mesh axis over which n is split, inside `jax.shard_map`, see `topk`. `scores`, `where` and the mask
         are this device's share.
 
@@ -59,7 +59,7 @@ def topk_mask(
     """
     scores = _checks.scores(scores)
     where = _checks.where(where, scores.shape)
-    boost = _checks.boost(boost)
+    boost = _boost.checked(boost)
     devices = _sharding.over(axis_name)
     n = scores.shape[-1] * devices.size
     options = {
@@ -126,7 +126,7 @@ def _of_one_row(scores, where, boost, reseed, most, devices):
     ranked, live, order, rank = seeded(devices.enter(scores, where, most), n, most)
 
     def mask(k):
-        scores = centred(ranked, offset(boost, ranked, jnp.minimum(k, live) - 1))
+        scores = centred(boost, ranked, jnp.minimum(k, live) - 1)
         weights = _rounds.play_traced_k(scores, live, k, boost, reseed)
         return devices.part(reordered(weights, rank, order), rows)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from shtopk import _checks, _sharding
+from shtopk import _boost, _checks, _sharding
 from shtopk._boost import Boost, Relative
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import lowest
@@ -68,21 +68,21 @@ def topk(
         first, and its slot is NaN.
       k: static int, `1 <= k <= n`.
       boost: sets the weight of the better side of each match (see `Boost`): `Relative`, which does not depend on the
-        scale of the scores, `Scaled`, `Power`, or your own function. The numbers of a boost that is a pytree are
-        traced, and new values compile nothing. Outside of `jit`, a plain function is traced in every call.
+        scale of the scores, `Scaled`, `Power`, or your own function. If the boost is a pytree, its numbers are
+        traced, and new values do not recompile. Outside of `jit`, a plain function is traced in every call.
       reseed: if True, sort the survivors before every round, exactly as in Algorithm 2. If False, sort only once, at
         the start, which is faster and has the same quality.
       where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus
         slots are rows of zeros with score -inf.
       candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores. The
         other rows get weight and gradient exactly 0.
-      straight_through: if True, return the values of `hard_topk` with the gradient of the soft operator. Use it to
-        fine-tune a selection that already works. Do not train from scratch with it: models then often learn nothing
-        (docs/training.md).
+      straight_through: if True, return the values of `hard_topk`, each row with the gradient of its soft slot. Use it
+        to fine-tune a selection that already works. Do not train from scratch with it: models then often learn
+        nothing (docs/training.md).
       draw: scalar t in [0, 1], plain or traced. Each slot moves from its mixture towards one member j, drawn by its
         weight: `(1 - t) * E'_s + t * E_j`, and its score likewise. At t = 1 each slot is a row of the embeddings. The
         mean over draws is the mixture. The weights get the gradient of the mixture; `embeddings` gets the gradient of
-        the values that were returned. `draw` needs `key`, and excludes `straight_through`.
+        the values that were returned; t gets the gradient 0. `draw` needs `key`, and excludes `straight_through`.
       key: a key of `jax.random` for `draw`; with an `axis_name`, the same on all devices.
       order: "score" returns the slots in the order of the bracket, best first. "position" sorts the slots by `indices`,
         the positions of their champions or drawn members in the input. Surplus slots come last.
@@ -113,7 +113,7 @@ def topk(
         embeddings,
         scores,
         where,
-        _checks.boost(boost),
+        _boost.checked(boost),
         draw,
         key,
         k=k,
@@ -179,16 +179,15 @@ def _topk(
         member = drawn_member(selection, key)
         chosen = members_at(selection, member)
         selection = moved(selection, member, draw)
-    if order == "position":
+    if order == "position" and not straight_through:
         selection, chosen = over_rows(_in_order_of_position, scores.ndim - 1)(selection, chosen)
     soft = TopK(sums(selection, embeddings), selection.scores, chosen)
     if straight_through:
         hard = _hard_rows(embeddings, entry, selection.n, k, order, devices)
-        rows, slots = jax.tree.map(lambda x, like: _value_of(x.astype(like.dtype), like), hard[:2], soft[:2])
-        soft = TopK(rows, slots, hard.indices)
+        soft = over_rows(_straight_through, scores.ndim - 1)(hard, soft, selection)
     pooled = devices.total(soft.embeddings)
     if draw is not None:  # the score of a slot moves as its row does
-        slots = devices.total(sums(selection, scores[..., None]))[..., 0]
+        slots = devices.total(sums(selection, scores))
         soft = soft._replace(scores=jnp.where(soft.indices < selection.n, slots, lowest(slots.dtype)))
     pooled = jax.tree.map(lambda x, like: x.astype(like.dtype), pooled, embeddings)
     return TopK(pooled, *devices.replicate((soft.scores.astype(scores.dtype), soft.indices)))
@@ -232,6 +231,18 @@ def _hard_rows(embeddings, entry, n, k, order, devices):
         return TopK(jax.tree.map(rows, embeddings), chosen, index)
 
     return over_rows(row, entry.scores.ndim - 1)(embeddings, entry)
+
+
+def _straight_through(hard, soft, selection):
+    """The rows of `hard`, each with the derivative of the slot of `soft` that it is in; for one row of scores.
+
+    If two of these rows are in one slot, both get its derivative.
+    """
+    k, members = selection.indices.shape
+    # A row that is missing (index n) gets the last slot, which is then surplus.
+    slot = filled(selection.places, hard.indices, (k - 1) * members) // members
+    values = jax.tree.map(lambda x, like: _value_of(x.astype(like.dtype), like[slot]), hard[:2], soft[:2])
+    return TopK(*values, hard.indices)
 
 
 @jax.custom_jvp

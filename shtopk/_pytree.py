@@ -15,13 +15,10 @@ def pytree(*data, meta=()):
             children = [(GetAttrKey(name), getattr(node, name)) for name in data]
             return children, tuple(getattr(node, name) for name in meta)
 
-        def flatten(node):
-            return [getattr(node, name) for name in data], tuple(getattr(node, name) for name in meta)
-
         def unflatten(aux, children):
             return cls(**dict(zip(data, children, strict=True)), **dict(zip(meta, aux, strict=True)))
 
-        register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+        register_pytree_with_keys(cls, flatten_with_keys, unflatten)
         return cls
 
     return register

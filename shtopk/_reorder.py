@@ -45,11 +45,11 @@ def _in_order_jvp(primals, tangents):
 
 @jax.custom_jvp
 def whole_cotangent(x):
-    """`x`, whose cotangent is computed before any kernel gathers from it.
+    """`x`. In the backward pass its cotangent is computed in full before any kernel gathers from that cotangent.
 
-    Without it, XLA's GPU compiler fuses the backward pass of all rounds into the kernel that gathers the gradient by
-    candidate, and computes that pass again for each score. On an H200 that kernel took three quarters of a gradient at
-    16 x 16384 scores and k = 2 (JAX 0.11).
+    Without this barrier, XLA's GPU compiler fuses the backward pass of all rounds into the kernel that gathers the
+    gradient by candidate, and computes that pass again for each score. On an H200 that kernel took three quarters of a
+    gradient at 16 x 16384 scores and k = 2 (JAX 0.11).
     """
     return x
 
@@ -139,16 +139,15 @@ def _row_primitive(name, long_row, out, *static):
     return primitive
 
 
-def _ranks_type(order, *, n):
-    return order.update(shape=(*order.shape[:-1], n), dtype=jnp.dtype(jnp.int32))
-
-
-def _reordered_type(x, index, inverse):
-    return x.update(shape=index.shape)
-
-
-_ranks_p = _row_primitive("shtopk_ranks", _positions, _ranks_type, "n")
-_reordered_p = _row_primitive("shtopk_reordered", _entries, _reordered_type)
+_ranks_p = _row_primitive(
+    "shtopk_ranks",
+    _positions,
+    lambda order, *, n: order.update(shape=(*order.shape[:-1], n), dtype=jnp.dtype(jnp.int32)),
+    "n",
+)
+_reordered_p = _row_primitive(
+    "shtopk_reordered", _entries, lambda x, index, inverse: x.update(shape=index.shape)
+)
 ad.defjvp(_reordered_p, lambda dx, x, index, inverse: _reordered_p.bind(dx, index, inverse), None, None)
 ad.primitive_transposes[_reordered_p] = lambda dx, x, index, inverse: (
     _reordered_p.bind(dx, inverse, index),

@@ -24,8 +24,8 @@ from shtopk._sharding import match_varying_axes
 OPENING = 10
 # If a slot has more members than this, a barrier follows the last product of match weights. Otherwise XLA computes the
 # products of all rounds inside the transposition from places to slots, and a forward pass at 16 x 16384 scores and
-# k = 256 takes 1.6 times as long (H200, JAX 0.11). For smaller slots, and if rounds are sorted again, the barrier costs
-# a kernel and was not measured.
+# k = 256 takes 1.6 times as long (H200, JAX 0.11). For smaller slots, and if rounds are sorted again, the barrier would
+# cost a kernel; whether it pays was not measured.
 MANY = 32
 
 

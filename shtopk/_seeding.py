@@ -13,7 +13,7 @@ from shtopk._precision import accumulation_dtype
 _enable_x64 = getattr(jax, "enable_x64", None)
 
 
-@partial(jax.jit, inline=True)  # outside of a trace it would make a NaN, which `jax.debug_nans` reports
+@partial(jax.jit, inline=True)  # run eagerly, it would make an array of NaN, which `jax.debug_nans` reports
 def _canonical(scores):
     # One zero and one NaN, so that -0.0 ties with 0.0 and every NaN ranks alike.
     scores = jnp.where(scores == 0, jnp.zeros_like(scores), scores)
@@ -82,8 +82,8 @@ def seed_order(scores, live=None, best=None):
     if best is None or best == scores.shape[0] or live is not None:
         order, ranked = _permutation(scores, live)
         return order[:best], ranked[:best]
-    # The scores are gathered: beside a reader of the values, XLA on CPU sorts all n in place of its top k, 17 times
-    # slower at n = 16384 (seen in JAX 0.12).
+    # Gather the scores instead of reading the values of `top_k`. If anything reads those values, XLA on CPU sorts all n
+    # in place of its top k, 17 times slower at n = 16384 (seen in JAX 0.12).
     order = lax.top_k(_canonical(scores), best)[1]
     return order, permuted(scores, order)
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from shtopk import _checks, _pooling, _rounds, _sharding
-from shtopk._boost import Boost, Relative, offset
+from shtopk import _boost, _checks, _pooling, _rounds, _sharding
+from shtopk._boost import Boost, Relative, centred
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype, narrowed
 from shtopk._pytree import pytree
@@ -111,7 +111,8 @@ class Selection:
     def champions(self) -> jax.Array:
         """The member with the largest weight of each slot, `(..., k)` int32; n for a surplus slot.
 
-        If weights tie, the champion is the better-seeded member.
+        If weights tie, the champion is the better-seeded member (with `reseed=True`, the one whose side had the better
+        seed in the last round in which the two were on different sides).
         """
         return members_at(self, jnp.argmax(self.weights, axis=-1))
 
@@ -126,7 +127,7 @@ class Selection:
         >>> s.sample(jax.random.key(0)).tolist()  # the best two, for sure
         [0, 1]
         """
-        return members_at(self, drawn_member(self, _checks.key("key", key)))
+        return members_at(self, drawn_member(self, _checks.key(key)))
 
     def log_prob(self, indices: jax.Array) -> jax.Array:
         """Return the logarithm of the probability that `sample` draws `indices`, in any order.
@@ -147,10 +148,10 @@ class Selection:
         def row(weights, places, indices):
             within = (indices >= 0) & (indices < self.n)
             place = filled(places, jnp.where(within, indices, self.n), k * members)
-            missing = within & (place == k * members) | ~within & (indices != self.n)
             # Each live slot must occur once, and n once for each surplus slot. Both n and such slots count as slot k.
+            drawn = jnp.where(place < k * members, place // members, jnp.where(indices == self.n, k, -1))
             slots = jnp.where(jnp.any(weights != 0, axis=-1), lax.iota(jnp.int32, k), k)
-            possible = ~jnp.any(missing) & jnp.all(jnp.sort(place // members) == jnp.sort(slots))
+            possible = jnp.all(jnp.sort(drawn) == jnp.sort(slots))
             log_weights = log_weight(filled(weights.reshape(-1), place, 1))
             return jnp.where(possible, jnp.sum(log_weights), -jnp.inf)
 
@@ -302,7 +303,7 @@ def select(
     return _select(
         scores,
         where,
-        _checks.boost(boost),
+        _boost.checked(boost),
         k=k,
         reseed=_checks.flag("reseed", reseed),
         candidates=candidates,
@@ -327,9 +328,9 @@ def tournament(scores, where, boost, k, reseed, candidates, devices):
         entrants = ranked.shape[0]
         rounds = _rounds.round_count(entrants, k)
         width = k << rounds
-        pivot = offset(boost, ranked, _rounds.at_most(live, k) - 1) if width > k else 0
-        padded = jnp.pad(centred(ranked, pivot), (0, width - entrants))
-        slots, weights, seeds = _rounds.play(padded, live, k, boost, reseed)
+        own = centred(boost, ranked, _rounds.at_most(live, k) - 1)
+        slots, weights, seeds = _rounds.play(jnp.pad(own, (0, width - entrants)), live, k, boost, reseed)
+        slots = _moved_back(slots, own[:k], ranked[:k])
 
         # A seed beyond the last entrant is a bye. It gets the index of its opponent in the first round.
         entered, place = jnp.concatenate([order, jnp.flip(order[: width - entrants])]), rank
@@ -337,7 +338,7 @@ def tournament(scores, where, boost, k, reseed, candidates, devices):
             entered, place = permuted(entered, seeds), filled(ranks(seeds, width), rank)
         places = jnp.where(rank < entrants, _snaked(place, k, width // k), width)
         indices, weights = _snake(entered, k), _snake(weights, k)
-        slots = narrowed(slots + pivot, scores.dtype)
+        slots = narrowed(slots, scores.dtype)
         return Selection(indices, weights, slots, places, n, devices.axis_name), entry
 
     return over_rows(row, scores.ndim - 1)(scores, where)
@@ -359,10 +360,13 @@ def seeded(entry, n, candidates):
     return ranked, live, order, rank
 
 
-def centred(scores, pivot):
-    """`scores` minus `pivot`, clipped to the range of the dtype; infinities and NaN do not change."""
-    most = float(jnp.finfo(scores.dtype).max)
-    return jnp.where(jnp.isfinite(scores), jnp.clip(scores - pivot, -most, most), scores)
+def _moved_back(slots, centred, ranked):
+    """The scores of the `slots` `(k,)`, moved as far as the best seeds are from `centred` to `ranked`, both `(k,)`.
+
+    A slot whose best seed wins outright gets the score of this seed, without a rounding.
+    """
+    centred, ranked = lax.stop_gradient((centred, ranked))
+    return jnp.where(centred == ranked, slots, slots - centred + ranked)
 
 
 def _snake(x, k):

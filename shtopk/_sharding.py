@@ -189,10 +189,14 @@ def scatters(scatter, k, devices):
     """`scatter`, which may be True only where k slots can be split evenly over the devices of an axis."""
     if not _checks.flag("scatter", scatter):
         return False
-    if devices.axis_name is None or k % devices.size:
+    if devices.axis_name is None:
         raise ValueError(
-            f"scatter=True splits k={k} slots over the {devices.size} devices of axis_name={devices.axis_name!r}: "
-            "select with an axis_name whose size divides k"
+            "scatter=True needs a selection with an axis_name, got None; select inside jax.shard_map"
+        )
+    if k % devices.size:
+        raise ValueError(
+            f"scatter=True splits k={k} slots over the {devices.size} devices of axis_name={devices.axis_name!r}; "
+            "select with a k that this number divides, or pool with scatter=False"
         )
     return True
 

@@ -74,7 +74,7 @@ def anneal(
         scores,
         _checks.where(where, scores.shape),
         _checks.share("progress", progress, "pass step / steps"),
-        None if key is None else _checks.key("key", key),
+        None if key is None else _checks.key(key),
         _checks.bare_number("noise", noise),
         _checks.sharpness_range(sharpness),
         devices=_sharding.over(axis_name),
@@ -98,7 +98,7 @@ def _standardised(scores, where, devices):
     """`scores` minus their mean, divided by their spread, both over finite scores inside `where`, and constant."""
     still = lax.stop_gradient(scores)
     part = jnp.isfinite(still) if where is None else where & jnp.isfinite(still)
-    size = devices.most(jnp.max(jnp.where(part, jnp.abs(still), 0)))
+    size = devices.most(jnp.max(jnp.where(part, jnp.abs(still), 0), initial=0))
     size = jnp.where(size > 0, size, 1)  # no square of the numbers below overflows
 
     def mean(x):

@@ -162,6 +162,17 @@ def test_a_users_function_is_never_answered_from_a_stale_cache():
     assert second.tolist() == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("parent", [shtopk.Relative, shtopk.Scaled, shtopk.Power])
+def test_a_subclass_that_overrides_the_call_is_called(parent):
+    class Halves(parent):
+        def __call__(self, high, low, where):
+            return jnp.full(high.shape, 0.5)
+
+    scores = jnp.array([1e6, 3.0, 2.0, 1.0])
+    for k in (2, jnp.array(2)):
+        np.testing.assert_array_equal(shtopk.topk_mask(scores, k, boost=Halves(1.0)), np.full(4, 0.5))
+
+
 def test_no_two_boosts_share_a_tree_structure():
     # A cache keyed by tree structure would confuse them: their leaves are alike.
     structures = [jax.tree.structure(boost(1.0)) for boost in (shtopk.Scaled, shtopk.Power, shtopk.Relative)]

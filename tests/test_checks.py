@@ -47,7 +47,7 @@ def test_a_traced_k(function):
 
 
 def test_real_and_traced_k_for_topk_mask():
-    for k in (jnp.array([2, 3]), jnp.array([2.0, 3.0])):
+    for k in (jnp.array([2, 3]), jnp.array([2.0, 3.0]), np.array([2, 3])):
         with refused(TypeError, "scalar array", "(2,)", "jax.vmap"):
             shtopk.topk_mask(V, k)
     with refused(TypeError, "scalar array", "complex"):
@@ -122,6 +122,9 @@ def test_embeddings(function):
     for dtype in () if function is shtopk.hard_topk else (int, complex):
         with refused(TypeError, "must be floating point", np.dtype(dtype).name, "indices", "astype"):
             function(E.astype(dtype), V, 2)
+    if function is not shtopk.hard_topk:
+        with refused(TypeError, "embeddings['ids'] must be", "cast with embeddings['ids'].astype"):
+            function({"ids": E.astype(int)}, V, 2)
     with refused(ValueError, "embeddings has shape (5, 2)", "(5, 1)", "scores[..., 0]"):
         function(E, V[:, None], 1)
     with refused(ValueError, "embeddings has shape (2, 5)", "(5,)", "reshape"):
@@ -190,6 +193,11 @@ def test_boost(function):
         call(V, 2, boost=lambda high, low, where: [0.5] * 4)
     with refused(ValueError, "boost returned shape ()", "(4,)"):
         call(V, 2, boost=lambda high, low, where: 0.5)
+    for wrong in (shtopk.Scaled(-1.0), shtopk.Relative(-1)):
+        with refused(ValueError, "boost.sharpness must be 0 (an even mix) or more", "got -1"):
+            call(V, 2, boost=wrong)
+    with refused(ValueError, "boost.base must be above 0", "got 0.0"):
+        call(V, 2, boost=shtopk.Power(0.0))
     for wrong in (shtopk.Scaled, shtopk.Power, shtopk.Relative, lambda x: shtopk.Relative(6.0, x)):
         with refused(ValueError, "must be a scalar", "(3,)", "one number"):
             call(V, 2, boost=wrong(jnp.ones(3)))
@@ -200,6 +208,8 @@ def test_nccs():
         shtopk.nccs(E, E.T)
     with refused(ValueError, "(..., k, d)", "(5,)"):
         shtopk.nccs(V, V)
+    with refused(ValueError, "reference has shape (0, 2)", "k = 0"):
+        shtopk.nccs(E[:0], E[:0])
     with refused(TypeError, "approximation must be floating", "int64"):
         shtopk.nccs(E, E.astype(int))
 
@@ -290,7 +300,8 @@ def test_what_turns_itself_into_an_array_is_one():
     )
     k: Any = Parameter(jnp.asarray(2.5))
     np.testing.assert_array_equal(shtopk.topk_mask(V, k), shtopk.topk_mask(V, jnp.asarray(2.5)))
-    np.testing.assert_allclose(shtopk.topk_mask(V, k), shtopk.topk_mask(V, 2.5), rtol=1e-12)
+    for same in (k, np.asarray(jnp.bfloat16(2.5))):
+        np.testing.assert_allclose(shtopk.topk_mask(V, same), shtopk.topk_mask(V, 2.5), rtol=1e-12)
 
 
 def test_numpy_arrays_and_numpy_scalars_are_arrays():

@@ -16,7 +16,7 @@ import shtopk
 )
 def test_is_algorithm_1(n, k, alpha, normalizer):
     if normalizer == "paper" and n == k:
-        k -= 1  # at the last step the printed denominator is empty
+        k -= 1  # see the next test
     rng = np.random.default_rng([n, k])
     embeddings, scores = rng.uniform(-1, 1, (2, n, 3)), rng.uniform(size=(2, n))
     out = shtopk.iterative_topk(embeddings, scores, k, alpha=alpha, normalizer=normalizer)
@@ -24,6 +24,17 @@ def test_is_algorithm_1(n, k, alpha, normalizer):
         want_embeddings, want_scores = reference.algorithm1(embeddings[b], scores[b], k, alpha, normalizer)
         np.testing.assert_allclose(out.embeddings[b], want_embeddings, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(out.scores[b], want_scores, rtol=1e-9, atol=1e-9)
+
+
+def test_the_last_slot_is_nan_where_the_printed_denominator_is_empty():
+    out = shtopk.iterative_topk(jnp.eye(2), jnp.array([1.0, 0.0]), 2, normalizer="paper")
+    assert np.all(np.isfinite(out.embeddings[0]))
+    assert np.all(np.isnan(out.embeddings[1]))
+
+
+def test_an_infinite_alpha_is_the_hard_choice():
+    out = shtopk.iterative_topk(jnp.eye(3), jnp.array([1.0, 3.0, 2.0]), 2, alpha=jnp.inf)
+    np.testing.assert_array_equal(out.embeddings, [[0, 1, 0], [0, 0, 1]])
 
 
 @pytest.mark.parametrize("normalizer", ["softmax", "paper"])

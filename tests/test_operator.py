@@ -201,6 +201,23 @@ def test_straight_through_is_hard_forward_and_soft_backward(order):
     jax.tree.map(same, got[:2], want[:2])
 
 
+@pytest.mark.parametrize("reseed", [False, True])
+@pytest.mark.parametrize("order", ["score", "position"])
+def test_a_hard_row_has_the_gradient_of_its_own_soft_slot(order, reseed):
+    """The soft slots of these scores are in another order (sorted again), or have other champions."""
+    scores = jnp.array([-0.1, 2.9, 0.5, 0.4, 3.0, 0.3, 0.2, 0.1])
+    options = {"boost": shtopk.Scaled(0.1), "reseed": reseed}
+
+    def rows(e):
+        return shtopk.topk(e, scores, 2, straight_through=True, order=order, **options).embeddings[:, 0]
+
+    index = shtopk.hard_topk(jnp.eye(8), scores, 2, order=order).indices
+    own = jax.jacobian(rows)(jnp.eye(8))[:, :, 0]  # (rows, candidates)
+    matrix = shtopk.select(scores, 2, **options).matrix()
+    slot = jnp.argmax(matrix[:, index] > 0, axis=0)
+    np.testing.assert_allclose(own, matrix[slot], rtol=1e-12)
+
+
 def test_order_by_position_follows_the_champions():
     embeddings, scores = batch(64)
     selection = shtopk.select(scores, 8)

@@ -64,6 +64,25 @@ def test_padding_by_scores_is_padding_by_where(n, k, padding):
     np.testing.assert_allclose(padded, shtopk.topk_mask(scores, k, where=where), atol=1e-3)
 
 
+@pytest.mark.parametrize("reseed", [False, True])
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [0.7, 0.3, *[-1e9] * 6],
+        [0.7, 0.3, *[-1e4] * 6],
+        [0.7, 0.3, *[float(np.finfo(np.float32).min)] * 6],
+        [0.7, 0.3, *[-np.inf] * 6],
+        [1e6, 0.7, 0.3, *[-1e9] * 5],
+        [-1e5 - 0.25, -1e5 - 0.5, *[-1e9] * 6],
+        [3e38, *[-3e38] * 7],
+    ],
+)
+def test_rows_keep_their_scores_beside_padding(scores, reseed):
+    scores = jnp.array(scores, jnp.float32)
+    slots = shtopk.topk(jnp.eye(8), scores, 4, reseed=reseed).scores
+    np.testing.assert_array_equal(slots, shtopk.hard_topk(jnp.eye(8), scores, 4).scores)
+
+
 def test_more_than_half_a_row_may_be_finite_padding():
     scores, where = scores_of(300, rows=8), jnp.broadcast_to(jnp.arange(300) < 120, (8, 300))
     padded = shtopk.topk_mask(jnp.where(where, scores, jnp.float32(-1e4)), 7)

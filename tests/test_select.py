@@ -35,6 +35,14 @@ def test_a_second_sort_changes_the_bracket_by_hand():
     np.testing.assert_allclose(again.scores, [0.5 * 4.5 + 0.5 * 3])
 
 
+@pytest.mark.parametrize(("reseed", "champion"), [(False, 0), (True, 1)])
+def test_the_champion_of_even_weights_by_hand(reseed, champion):
+    """All weights are 1/4. 3 meets -100, and 2.9 meets 0; sorted again, 1.45 is ahead of -48.5."""
+    scores = jnp.array([3.0, 2.9, 0.0, -100.0])
+    selection = shtopk.select(scores, 1, boost=shtopk.Scaled(0.0), reseed=reseed)
+    assert selection.champions.tolist() == [champion]
+
+
 def test_a_bye_repeats_a_member_of_its_slot():
     selection = shtopk.select(jnp.array([3.0, 2.0, 1.0]), 2, boost=shtopk.Scaled(0.0))
     assert selection.indices.tolist() == [[0, 0], [1, 2]]

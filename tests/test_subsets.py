@@ -60,6 +60,15 @@ def test_the_order_of_the_indices_does_not_matter():
     chex.assert_tree_all_finite(selection.log_prob(indices))
 
 
+@pytest.mark.parametrize(("n", "dtype"), [(128, jnp.int8), (300, jnp.uint8), (300, jnp.uint32)])
+def test_indices_may_be_integers_too_narrow_for_n(n, dtype):
+    selection = shtopk.select(jnp.arange(float(n)), 2, boost=shtopk.Scaled(0.0))
+    indices = jnp.min(selection.indices, axis=-1)  # one of each slot
+    want = selection.log_prob(indices)
+    assert want > -jnp.inf
+    np.testing.assert_array_equal(selection.log_prob(indices.astype(dtype)), want)
+
+
 def test_subsets_that_cannot_be_drawn_have_probability_zero():
     where = jnp.array([True] * 6 + [False])
     selection = shtopk.select(V[0], 2, where=where, boost=shtopk.Scaled(1.0))
@@ -155,6 +164,13 @@ def test_gradients_of_drawn_slots():
     drawn = shtopk.topk(E, V, K, boost=boost, draw=1.0, key=key).indices
     row = jax.grad(lambda e: jnp.sum(cotangent * jnp.take_along_axis(e, drawn[..., None], 1)))(E)
     np.testing.assert_allclose(d_payload, (1 - t) * mixed + t * row, rtol=1e-9, atol=1e-12)
+
+
+def test_the_fraction_drawn_has_gradient_0():
+    def loss(t):
+        return shtopk.topk(E, V, K, draw=t, key=jax.random.key(0)).embeddings.sum()
+
+    assert jax.grad(loss)(0.5) == 0
 
 
 def test_drawn_slots_in_order_of_position():

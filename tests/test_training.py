@@ -78,6 +78,10 @@ def test_any_scale_and_half_precision_are_fine(dtype, scale, x32):
     )
 
 
+def test_an_empty_batch():
+    assert shtopk.anneal(jnp.zeros((0, 8)), 0.5).scores.shape == (0, 8)
+
+
 def test_one_row_without_a_batch():
     np.testing.assert_allclose(shtopk.anneal(V[0], 0.5).scores, (V[0] - V[0].mean()) / V[0].std(), rtol=1e-12)
 

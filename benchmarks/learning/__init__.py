@@ -2,7 +2,7 @@
 
 `python -m benchmarks learning [--task NAME ...] [--method NAME ...] [--quick]`. Each method is tuned over the same
 budget, two learning rates by two values of its own number, on a seed of its own; the best of the four is then
-trained on five fresh seeds. The recipe has no number to tune.
+trained on fresh seeds: five, or as many as the task asks for. The recipe has no number to tune.
 """
 
 import json
@@ -14,7 +14,7 @@ from benchmarks import records
 from benchmarks.learning import report
 from benchmarks.learning.methods import BY_LOGS, METHODS
 from benchmarks.learning.tasks import TASKS
-from benchmarks.learning.train import HELD_OUT, RATES, SEEDS, SEGMENTS, TUNING_SEED, measure
+from benchmarks.learning.train import HELD_OUT, RATES, SEGMENTS, TUNING_SEED, measure
 
 
 def write(path, settings, row, started):
@@ -34,9 +34,9 @@ def run(quick, tasks=None, methods=None):
     for given, known in ((tasks, TASKS), (methods, METHODS)):
         if unknown := set(given) - set(known):
             raise SystemExit(f"unknown: {sorted(unknown)}; there are {list(known)}")
-    seeds = list(SEEDS)[:1] if quick else list(SEEDS)
+    seeds = {name: list(range(1 if quick else TASKS[name].seeds)) for name in tasks}
     pairs = {name: [m for m in methods if m in BY_LOGS or not TASKS[name].reads_logs] for name in tasks}
-    runs = sum(len(RATES) * len(METHODS[m].numbers) + len(seeds) for ms in pairs.values() for m in ms)
+    runs = sum(len(RATES) * len(METHODS[m].numbers) + len(seeds[name]) for name in tasks for m in pairs[name])
     with tqdm(total=runs * SEGMENTS, unit="segment") as progress:
         for name, applicable in pairs.items():
             started, task = time.monotonic(), TASKS[name]
@@ -51,10 +51,10 @@ def run(quick, tasks=None, methods=None):
                 "segments": SEGMENTS,
                 "rates": RATES,
                 "tuning_seed": TUNING_SEED,
-                "seeds": seeds,
+                "seeds": seeds[name],
             }
             for method in applicable:
                 progress.set_description(f"{name}, {method}")
-                row = measure(task, method, steps, seeds, progress)
+                row = measure(task, method, steps, seeds[name], progress)
                 write(records.directory(quick) / f"learning-{name}.json", settings, row, started)
     report.write(records.directory(quick))

@@ -16,7 +16,7 @@ from benchmarks.peers import rows
 
 RATES = (2e-3, 5e-3)
 SEGMENTS = 20  # evaluations over a run
-TUNING_SEED, SEEDS = 100, range(5)
+TUNING_SEED = 100
 HELD_OUT = 16  # batches to evaluate on
 
 
