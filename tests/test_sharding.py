@@ -345,9 +345,7 @@ def test_bounds_are_those_of_all_devices():
 
 def test_scatter_needs_an_axis():
     embeddings, scores = draw(8)
-    with pytest.raises(
-        ValueError, match="scatter=True splits k=2 slots over the 1 devices of axis_name=None"
-    ):
+    with pytest.raises(ValueError, match="scatter=True needs a selection with an axis_name, got None"):
         shtopk.select(scores, 2).pool(embeddings, scatter=True)
     with pytest.raises(TypeError, match="scatter must be True or False"):
         shtopk.select(scores, 2).pool(embeddings, scatter=1)  # pyright: ignore[reportArgumentType] (on purpose)
