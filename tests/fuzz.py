@@ -155,6 +155,7 @@ def check(c, run, scores, where, number):
         return ["with infinities"]
     assert np.all(np.isfinite(outs["out"].embeddings))
     assert np.all(np.isfinite(outs["out"].scores[: min(c.k, live)]))
+    scores_are_pooled(c, outs["selection"], np.where(where, v, 0), min(c.k, live))
     kinds = [
         "finite",
         *against_oracle(c, outs, v, where, number),
@@ -170,6 +171,21 @@ def check(c, run, scores, where, number):
         error = np.abs(gradient @ tangent - slope)
         assert error <= 1e4 * (c.inside + c.eps) * (np.abs(gradient * tangent).sum() + 1)
     return kinds
+
+
+def scores_are_pooled(c, selection, v, live):
+    """The score of each of the `live` slots is the sum of its members' scores by weight.
+
+    A slot that is won outright has its score to a rounding of this score; others to one of the worst of the k best.
+    """
+    members = selection.indices[:live].astype(int)
+    weights, parts = selection.weights[:live], selection.weights[:live] * np.abs(v[members])
+    slight = np.sum(parts, axis=-1, where=weights <= 64 * c.inside)  # shares that may count as 0
+    mixed = weights.max(-1) < 1 - 64 * c.inside
+    size = parts.sum(-1) + mixed * np.abs(selection.scores[:live].min(initial=np.inf))
+    most = (64 * c.inside + 2 * c.eps) * size + slight + float(jnp.finfo(c.dtype).tiny)
+    error = np.abs(selection.scores[:live] - np.sum(weights * v[members], axis=-1))
+    assert np.all(error <= most), (selection.scores[:live], error, most)
 
 
 def by_every_way(c, outs, v, where, number):

@@ -304,13 +304,13 @@ def test_what_the_docs_say_of_shortcuts_from_the_first_step():
     narrow, wide = "Relative, annealed, candidates=8k", "Relative, annealed"
     for task in EIGHT:
         assert abs(standard_errors(task, narrow, wide)) <= 2
-    failing = {task for task in EIGHT if ROWS[task]["Relative, straight-through"]["failed"] == 5}
-    assert failing == {"selective-copying", "digits-256", "digits-1024"}
-    assert ROWS["marked-tokens"]["Relative, straight-through"]["failed"] == 3
+    fails = {task: ROWS[task]["Relative, straight-through"]["failed"] for task in EIGHT}
+    assert [fails[task] for task in ("selective-copying", "marked-tokens")] == [5, 3]
+    assert [fails[task] for task in ("features-orange-skin", "digits-256", "digits-1024")] == [4, 4, 4]
     last = [
         task
         for task, rows in ((task, ROWS[task]) for task in EIGHT)
         if "Relative, straight-through" in sorted(rows, key=lambda name: rows[name]["mean"])[:5]
     ]
-    assert (len(last), len(EIGHT)) == (4, 8)
+    assert (len(last), len(EIGHT)) == (3, 8)
     assert ROWS["digits-1024"][wide]["failed"] == ROWS["digits-1024"][narrow]["failed"] == 5
