@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from shtopk._precision import accumulation_dtype
+
 _MOST_CANDIDATES = 2**29  # the width of a bracket, up to 4n with a traced k, is counted in int32
 
 
@@ -276,8 +278,10 @@ def bare_number(name, value):
 
 
 def matches(high, low, where):
-    """The arguments of a boost: the scores of the two sides of each match, and which matches are live."""
-    return _floating("high", high), _floating("low", low), _array("where", where)
+    """The arguments of a boost: the scores of the two sides, in float32 at least, and which matches are live."""
+    high, low, where = _floating("high", high), _floating("low", low), _array("where", where)
+    dtype = accumulation_dtype(high.dtype, low.dtype)
+    return high.astype(dtype), low.astype(dtype), where
 
 
 def win_weights(value, like):
@@ -316,6 +320,8 @@ def same_vectors(reference, approximation):
             f"reference and approximation must share one shape (..., k, d), got "
             f"{reference.shape} and {approximation.shape}; reshape one of them"
         )
-    if reference.shape[-2] == 0:
-        raise ValueError(f"reference has shape {reference.shape}, so k = 0; pass at least one row")
+    if 0 in reference.shape[-2:]:
+        raise ValueError(
+            f"reference has shape {reference.shape}, which has no rows or no features; pass at least one of each"
+        )
     return reference, approximation

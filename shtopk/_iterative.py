@@ -37,7 +37,7 @@ def iterative_topk(
       alpha: scalar, in units of 1 / score^2; 1 as published. May be traced, annealed or learned.
       normalizer: "softmax" divides by the sum of all terms. "paper" leaves the term of the maximum out of the sum, as
         Algorithm 1 prints it. The weights then sum to more than 1, without bound if no other score is near. If no other
-        term is left, as in the last step for k = n, the slot is NaN.
+        row is left, as in the last step for k = n, the slot is NaN.
       where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus
         slots are rows of zeros with score -inf.
 
@@ -98,7 +98,7 @@ def _iterative_row(embeddings, scores, where, alpha, k, normalizer):
         return jnp.where(_column(live, pooled), pooled, 0).astype(leaf.dtype)
 
     # Rows of weight 0 do not count: 0 * inf is NaN.
-    parts = jnp.where(weights == 0, 0, weights * jnp.where(everyone, v, 0)[None, :])
+    parts = weights * jnp.where((weights == 0) | ~everyone[None], 0, v[None])
     slots = jnp.where(live, jnp.sum(parts, axis=-1), -jnp.inf)
     return TopK(jax.tree.map(pool, embeddings), narrowed(slots, scores.dtype), jnp.where(live, winners, n))
 
@@ -112,11 +112,13 @@ def _peaked_softmax(v, left, winner, alpha, normalizer):
     # Where a square would overflow, the weight is 0 for any alpha. Clipped there, its derivative is 0 as well.
     limit = 0.5 * float(jnp.finfo(v.dtype).max) ** 0.5
     gap = jnp.clip(gap, -limit, limit)
-    terms = jnp.where(near, jnp.exp(-alpha * gap**2), 0)
-    # Add up the terms of the other rows alone: the sum of all terms minus that of the winner would cancel.
-    others = jnp.where(lax.iota(winner.dtype, v.shape[0]) == winner, 0, terms)
-    total = jnp.sum(others if normalizer == "paper" else terms)
-    return terms / jnp.where(jnp.any(left), total, 1)
+    logits = jnp.where(near, -alpha * gap**2, -jnp.inf)
+    # The paper leaves the winner out. The logs keep a quotient of two small terms, and its derivative, in range.
+    among = near & (lax.iota(winner.dtype, v.shape[0]) != winner) if normalizer == "paper" else near
+    none = ~jnp.any(among)
+    total = jax.nn.logsumexp(jnp.where(none, 0, logits), where=among | none)
+    p = jnp.where(near, jnp.exp(logits - total), 0)
+    return jnp.where(none & jnp.any(left), jnp.nan, p)
 
 
 def _column(x, like):

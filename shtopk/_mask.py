@@ -39,8 +39,9 @@ def topk_mask(
       boost, reseed, where: see `topk`.
       candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores. A
         traced k above `candidates` gives a mask of NaN.
-      log: if True, return the logarithm of the mask, to add to attention logits: -inf where the mask is 0. Its gradient
-        is finite, and 0 where the mask is below 2e-31 (4e-301 in float64), which is 0 to any softmax.
+      log: if True, return the logarithm of the mask, to add to attention logits: -inf where the mask is 0 (in a dtype
+        without infinities, its lowest number). Its gradient is finite, and 0 where the mask is below 2e-31 (4e-301 in
+        float64), which is 0 to any softmax.
       axis_name: the mesh axis over which n is split, inside `jax.shard_map`, see `topk`. `scores`, `where` and the mask
         are this device's share.
 

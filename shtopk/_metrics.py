@@ -37,7 +37,8 @@ def nccs(reference: ArrayLike, approximation: ArrayLike) -> jax.Array:
 
 
 def _directions(x):
-    largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
-    x = x / jnp.where(largest == 0, 1, largest)  # so that no square overflows or vanishes
+    # So that no square overflows or vanishes. A direction does not depend on a length, which may be constant here.
+    largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+    x = x / jnp.where(largest == 0, 1, largest)
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return x / jnp.sqrt(jnp.where(square == 0, 1, square))

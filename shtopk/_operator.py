@@ -5,6 +5,7 @@ from typing import Any, Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from shtopk import _boost, _checks, _sharding
@@ -13,7 +14,7 @@ from shtopk._jit import compiled, over_rows
 from shtopk._precision import lowest
 from shtopk._reorder import ranks
 from shtopk._seeding import filled, seed_order
-from shtopk._select import Payload, drawn_member, members_at, moved, sums, tournament
+from shtopk._select import Payload, drawn_member, members_at, moved, row_weights, sums, tournament
 
 _ORDERS = ("score", "position")
 
@@ -187,7 +188,9 @@ def _topk(
         soft = over_rows(_straight_through, scores.ndim - 1)(hard, soft, selection)
     pooled = devices.total(soft.embeddings)
     if draw is not None:  # the score of a slot moves as its row does
-        slots = devices.total(sums(selection, scores))
+        # An infinite score of weight 0 is left out, because 0 times infinity is NaN in the backward pass.
+        unread = jnp.isinf(lax.stop_gradient(scores)) & (row_weights(selection) == 0)
+        slots = devices.total(sums(selection, jnp.where(unread, 0, scores)))
         soft = soft._replace(scores=jnp.where(soft.indices < selection.n, slots, lowest(slots.dtype)))
     pooled = jax.tree.map(lambda x, like: x.astype(like.dtype), pooled, embeddings)
     return TopK(pooled, *devices.replicate((soft.scores.astype(scores.dtype), soft.indices)))

@@ -151,9 +151,9 @@ class Selection:
             # Each live slot must occur once, and n once for each surplus slot. Both n and such slots count as slot k.
             drawn = jnp.where(place < k * members, place // members, jnp.where(indices == self.n, k, -1))
             slots = jnp.where(jnp.any(weights != 0, axis=-1), lax.iota(jnp.int32, k), k)
-            possible = jnp.all(jnp.sort(drawn) == jnp.sort(slots))
-            log_weights = log_weight(filled(weights.reshape(-1), place, 1))
-            return jnp.where(possible, jnp.sum(log_weights), -jnp.inf)
+            chosen = filled(weights.reshape(-1), place, 1)
+            possible = jnp.all(jnp.sort(drawn) == jnp.sort(slots)) & jnp.all(chosen != 0)
+            return jnp.where(possible, jnp.sum(log_weight(chosen)), -jnp.inf)
 
         arrays = (self.weights, 2), (self.places, 1), (indices, 1)
         return over_rows(row, axes)(*(jnp.expand_dims(x, range(axes + own - x.ndim)) for x, own in arrays))

@@ -57,8 +57,8 @@ def anneal(
       sharpness: the first and the last sharpness of `Scaled`, in units of 1 / spread, both positive.
 
     Returns:
-      `Annealed(scores, boost)`, with scores `(..., n)` in their own dtype. If all scores are equal, the spread counts
-      as 1.
+      `Annealed(scores, boost)`, with scores `(..., n)` in their own dtype. If all scores are equal, up to 4 float32
+      roundings of the largest, the spread counts as 1.
 
     Raises:
       TypeError, ValueError: at trace time, naming the argument, its value and the remedy.

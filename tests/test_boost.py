@@ -173,6 +173,13 @@ def test_a_subclass_that_overrides_the_call_is_called(parent):
         np.testing.assert_array_equal(shtopk.topk_mask(scores, k, boost=Halves(1.0)), np.full(4, 0.5))
 
 
+@pytest.mark.parametrize("boost", [shtopk.Relative(1.0, 0.5), shtopk.Scaled(1e3), shtopk.Power(2.0)])
+def test_a_call_by_hand_in_half_precision_is_computed_in_float32(boost):
+    high, low, live = jnp.array([0.8, 0.4]), jnp.array([0.0, 0.2]), jnp.array([True, True])
+    got = boost(high.astype(jnp.float16), low.astype(jnp.float16), live)
+    np.testing.assert_allclose(got, boost(high, low, live), rtol=2e-3)
+
+
 def test_no_two_boosts_share_a_tree_structure():
     # A cache keyed by tree structure would confuse them: their leaves are alike.
     structures = [jax.tree.structure(boost(1.0)) for boost in (shtopk.Scaled, shtopk.Power, shtopk.Relative)]

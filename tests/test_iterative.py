@@ -32,6 +32,40 @@ def test_the_last_slot_is_nan_where_the_printed_denominator_is_empty():
     assert np.all(np.isnan(out.embeddings[1]))
 
 
+@pytest.mark.parametrize("normalizer", ["softmax", "paper"])
+def test_infinite_scores_give_the_gradient_of_the_rows_that_take_part(normalizer):
+    embeddings, scores = jnp.arange(12.0).reshape(6, 2), jnp.array([0.0, 2.0, 1.0, -jnp.inf, -jnp.inf, 1.5])
+
+    def loss(v, where=None):
+        out = shtopk.iterative_topk(embeddings, v, 2, normalizer=normalizer, where=where)
+        return out.scores.sum() + jnp.cos(out.embeddings).sum()
+
+    got, want = jax.grad(loss)(scores), jax.grad(loss)(scores, scores > -jnp.inf)
+    np.testing.assert_allclose(got, want, rtol=1e-9)
+
+
+def test_a_lone_best_score_has_a_finite_gradient_as_printed(x32):
+    """exp(-(6.7)^2) is 3e-20: the weight is 3e19, and its derivative in the gap 2 * 6.7 times that."""
+    scores = jnp.array([6.7, 0.0, -1.0])
+
+    def first(v, alpha):
+        out = shtopk.iterative_topk(jnp.eye(3), v, 1, alpha=alpha, normalizer="paper")
+        return out.embeddings[0, 0]
+
+    weight, (slope, in_alpha) = jax.value_and_grad(first, (0, 1))(scores, jnp.float32(1.0))
+    np.testing.assert_allclose(slope[0], 2 * 6.7 * weight, rtol=1e-4)
+    np.testing.assert_allclose(in_alpha, 6.7**2 * weight, rtol=1e-4)
+
+
+def test_a_slot_of_nan_leaves_the_gradient_of_the_others():
+    scores = jnp.array([1.0, 0.0])
+
+    def first(v):
+        return shtopk.iterative_topk(jnp.eye(2), v, 2, normalizer="paper").embeddings[0, 1]
+
+    np.testing.assert_array_equal(jax.grad(first)(scores), [0, 0])  # it is 1, the other term over itself
+
+
 def test_an_infinite_alpha_is_the_hard_choice():
     out = shtopk.iterative_topk(jnp.eye(3), jnp.array([1.0, 3.0, 2.0]), 2, alpha=jnp.inf)
     np.testing.assert_array_equal(out.embeddings, [[0, 1, 0], [0, 0, 1]])

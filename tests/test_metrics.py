@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import reference
 
 import shtopk
@@ -28,6 +29,13 @@ def test_no_scale_is_too_large_or_too_small():
     y = jnp.array([[1.0, 0.0], [0.0, 1.0]])
     for scale in (1e-200, 1e200):
         assert np.isclose(shtopk.nccs(y * scale, y), 1)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e30])
+def test_the_gradient_of_short_and_long_rows_is_that_of_their_directions(scale, x32):
+    reference, approximation = jnp.array([[1.0, 2.0], [3.0, -1.0]]), jnp.array([[1.0, 1.0], [2.0, -1.0]])
+    gradient = jax.grad(lambda b: shtopk.nccs(reference, b))
+    np.testing.assert_allclose(gradient(approximation * scale) * scale, gradient(approximation), rtol=1e-5)
 
 
 def test_a_row_of_zeros_has_cosine_0_and_a_finite_gradient():

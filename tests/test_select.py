@@ -91,6 +91,15 @@ def test_pool_is_what_topk_returns():
     np.testing.assert_array_equal(selection.scores, out.scores)
 
 
+def test_a_selection_of_numpy_arrays_is_one():
+    scores = jnp.asarray(np.random.default_rng(0).normal(size=6))
+    selection = shtopk.select(scores, 2)
+    fetched = jax.device_get(selection)
+    np.testing.assert_array_equal(fetched.mask(), selection.mask())
+    np.testing.assert_array_equal(fetched.matrix(), selection.matrix())
+    np.testing.assert_array_equal(fetched.pool(scores), selection.pool(scores))
+
+
 def test_selection_is_a_pytree_and_maps_over_batches():
     scores = scores_of(20)
     selection = jax.jit(jax.vmap(lambda v: shtopk.select(v, 3)))(scores)

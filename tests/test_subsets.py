@@ -79,6 +79,22 @@ def test_subsets_that_cannot_be_drawn_have_probability_zero():
     assert selection.log_prob(jnp.array([a, c])) > -jnp.inf
 
 
+def test_a_subset_that_cannot_be_drawn_has_gradient_0():
+    """A row outside `where`, and one of weight 0."""
+    cases = [
+        (jnp.array([0.0, 3.0, 1.0, 2.0]), jnp.array([True, True, True, False]), jnp.array([3, 2])),
+        (jnp.array([0.0, 900.0, 1.0, 2.0]), None, jnp.array([0, 3])),
+    ]
+    for scores, where, indices in cases:
+
+        def log_prob(v, where=where, indices=indices):
+            return shtopk.select(v, 2, boost=shtopk.Scaled(1.0), where=where).log_prob(indices)
+
+        value, gradient = jax.value_and_grad(log_prob)(scores)
+        assert value == -jnp.inf
+        np.testing.assert_array_equal(gradient, jnp.zeros(4))
+
+
 def test_a_surplus_slot_draws_nothing():
     where = jnp.arange(N) == 4
     selection = shtopk.select(V[0], K, where=where)
@@ -171,6 +187,19 @@ def test_the_fraction_drawn_has_gradient_0():
         return shtopk.topk(E, V, K, draw=t, key=jax.random.key(0)).embeddings.sum()
 
     assert jax.grad(loss)(0.5) == 0
+
+
+@pytest.mark.parametrize("boost", [shtopk.Relative(), shtopk.Scaled(1.0)])
+def test_drawn_scores_beside_minus_infinity_have_a_finite_gradient(boost):
+    scores = jnp.array([0.0, 3.0, 1.0, -jnp.inf, -jnp.inf, 2.0])
+
+    def loss(v, where=None):
+        options = {"boost": boost, "draw": 0.5, "key": jax.random.key(0), "where": where}
+        return shtopk.topk(jnp.eye(6), v, 2, **options).scores.sum()
+
+    got, want = jax.grad(loss)(scores), jax.jacfwd(loss)(scores)
+    np.testing.assert_allclose(got, want, rtol=1e-9)
+    np.testing.assert_allclose(got, jax.grad(loss)(scores, scores > -jnp.inf), rtol=1e-9)
 
 
 def test_drawn_slots_in_order_of_position():
