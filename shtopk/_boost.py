@@ -58,9 +58,9 @@ def checked(boost):
     """`boost`, an argument of a public function, its numbers checked against their ranges if they are not traced."""
     boost = _checks.boost(boost)
     if type(boost) in (Relative, Scaled):
-        _checks.known("boost.sharpness", boost.sharpness, lambda x: x >= 0, "0 (an even mix) or more")
+        _checks.within("boost.sharpness", boost.sharpness, lambda x: x >= 0, "0 (an even mix) or more")
     elif type(boost) is Power:
-        _checks.known("boost.base", boost.base, lambda x: x > 0, "above 0, for instance 20.0")
+        _checks.within("boost.base", boost.base, lambda x: x > 0, "above 0, for instance 20.0")
     return boost
 
 

@@ -264,10 +264,10 @@ def boost(value) -> Any:  # a `Boost`, which is defined above this module
     )
 
 
-def known(name, value, holds, range):
-    """A number for which `holds`; one that is traced, or an array of JAX, is not looked at."""
+def within(name, value, holds, bounds):
+    """A number for which `holds`, which `bounds` says in words; a tracer or an array of JAX is not looked at."""
     if isinstance(value, (int, float, np.number)) and not holds(value):
-        raise ValueError(f"{name} must be {range}, got {value}")
+        raise ValueError(f"{name} must be {bounds}, got {value}")
 
 
 def bare_number(name, value):

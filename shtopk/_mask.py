@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from shtopk import _boost, _checks, _rounds, _sharding
-from shtopk._boost import Boost, Relative, centred
+from shtopk import _checks, _rounds, _sharding
+from shtopk._boost import Boost, Relative, centred, checked
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype, narrowed
 from shtopk._reorder import reordered
@@ -60,7 +60,7 @@ def topk_mask(
     """
     scores = _checks.scores(scores)
     where = _checks.where(where, scores.shape)
-    boost = _boost.checked(boost)
+    boost = checked(boost)
     devices = _sharding.over(axis_name)
     n = scores.shape[-1] * devices.size
     options = {

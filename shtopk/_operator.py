@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from shtopk import _boost, _checks, _sharding
-from shtopk._boost import Boost, Relative
+from shtopk import _checks, _sharding
+from shtopk._boost import Boost, Relative, checked
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import lowest
 from shtopk._reorder import ranks
@@ -114,7 +114,7 @@ def topk(
         embeddings,
         scores,
         where,
-        _boost.checked(boost),
+        checked(boost),
         draw,
         key,
         k=k,

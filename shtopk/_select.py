@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from shtopk import _boost, _checks, _pooling, _rounds, _sharding
-from shtopk._boost import Boost, Relative, centred
+from shtopk import _checks, _pooling, _rounds, _sharding
+from shtopk._boost import Boost, Relative, centred, checked
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype, narrowed
 from shtopk._pytree import pytree
@@ -303,7 +303,7 @@ def select(
     return _select(
         scores,
         where,
-        _boost.checked(boost),
+        checked(boost),
         k=k,
         reseed=_checks.flag("reseed", reseed),
         candidates=candidates,

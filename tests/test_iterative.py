@@ -26,14 +26,14 @@ def test_is_algorithm_1(n, k, alpha, normalizer):
         np.testing.assert_allclose(out.scores[b], want_scores, rtol=1e-9, atol=1e-9)
 
 
-def test_the_last_slot_is_nan_where_the_printed_denominator_is_empty():
+def test_the_last_slot_is_nan_if_the_printed_sum_is_empty():
     out = shtopk.iterative_topk(jnp.eye(2), jnp.array([1.0, 0.0]), 2, normalizer="paper")
     assert np.all(np.isfinite(out.embeddings[0]))
     assert np.all(np.isnan(out.embeddings[1]))
 
 
 @pytest.mark.parametrize("normalizer", ["softmax", "paper"])
-def test_infinite_scores_give_the_gradient_of_the_rows_that_take_part(normalizer):
+def test_infinite_scores_leave_the_gradient_of_the_others(normalizer):
     embeddings, scores = jnp.arange(12.0).reshape(6, 2), jnp.array([0.0, 2.0, 1.0, -jnp.inf, -jnp.inf, 1.5])
 
     def loss(v, where=None):
