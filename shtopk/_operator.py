@@ -244,8 +244,8 @@ def _straight_through(hard, soft, selection):
     k, members = selection.indices.shape
     # A row that is missing (index n) gets the last slot, which is then surplus.
     slot = filled(selection.places, hard.indices, (k - 1) * members) // members
-    values = jax.tree.map(lambda x, like: _value_of(x.astype(like.dtype), like[slot]), hard[:2], soft[:2])
-    return TopK(*values, hard.indices)
+    rows, slots = jax.tree.map(lambda x, like: _value_of(x.astype(like.dtype), like[slot]), hard[:2], soft[:2])
+    return TopK(rows, slots, hard.indices)
 
 
 @jax.custom_jvp

@@ -97,12 +97,13 @@ CALLS = {
     "hard_topk": Call(lambda e, v: shtopk.hard_topk(e, v, K), (E, V)),
     "iterative_topk": Call(lambda e, v, c: shtopk.iterative_topk(e, v, K, alpha=c), (E, V, C)),
     "select": Call(lambda v, c: shtopk.select(v, K, boost=shtopk.Scaled(c)), (V, C)),
-    "topk_mask": Call(lambda v, c: shtopk.topk_mask(v, 1, boost=shtopk.Relative(c)), (V, C), exact=False),
+    "topk_mask": Call(lambda v, c: shtopk.topk_mask(v, K, boost=shtopk.Relative(c)), (V, C), exact=False),
+    # For a traced k all rounds down to one slot are compiled: two for three candidates, with a bye.
     "topk_mask: traced k": Call(
-        lambda v, k, c: shtopk.topk_mask(v, k, boost=shtopk.Scaled(c)), (V, jnp.int32(K), C)
+        lambda v, k, c: shtopk.topk_mask(v, k, boost=shtopk.Scaled(c)), (V[:3], jnp.int32(1), C)
     ),
     "topk_mask: real k": Call(
-        lambda v, k, c: shtopk.topk_mask(v, k, boost=shtopk.Scaled(c)), (V, jnp.asarray(2.25), C)
+        lambda v, k, c: shtopk.topk_mask(v, k, boost=shtopk.Scaled(c)), (V[:3], jnp.asarray(1.5), C)
     ),
     "topk_mask: its log": Call(
         lambda v, c: shtopk.topk_mask(v, K, boost=shtopk.Scaled(c), candidates=5, log=True)[:3], (V, C)

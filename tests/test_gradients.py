@@ -45,7 +45,7 @@ def test_two_for_one_in_closed_form():
 
 @pytest.mark.parametrize("reseed", [True, False])
 @pytest.mark.parametrize("boost", BOOSTS)
-@pytest.mark.parametrize(("n", "k"), [(8, 2), (11, 3), (20, 1), (6, 6)])
+@pytest.mark.parametrize(("n", "k"), [(8, 2), (11, 3), (5, 1), (6, 6)])
 def test_against_finite_differences_of_the_oracle(n, k, boost, reseed):
     ours, theirs = BOOSTS[boost]
     embeddings, scores = spaced(n)

@@ -4,6 +4,8 @@ import re
 from functools import cache
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import chex
 import jax
@@ -56,18 +58,29 @@ def test_every_task_marks_k_candidates(name):
 
 @cache
 def transformer():
-    """The task whose model reads rows by logs, and its parameters at the start of training."""
+    """The task whose model reads rows by logs, each part compiled once, and its parameters at the start of training."""
     task = TASKS["pruned-transformer"]
-    return task, Trainer(task, METHODS["recipe"], 100).init(0)[0]
+    trainer = Trainer(task, METHODS["recipe"], 100)
+    parts = {
+        "model": SimpleNamespace(apply=jax.jit(trainer.model.apply, static_argnames="method")),
+        "task": SimpleNamespace(
+            draw=jax.jit(task.draw, static_argnames=("batch", "held_out")),
+            loss=jax.jit(task.loss),
+            **{name: getattr(task, name) for name in ("batch", "k")},
+        ),
+    }
+    return task, parts, trainer.init(0)[0]
 
 
 @pytest.mark.parametrize("name", BY_LOGS)
 def test_what_is_read_by_logs_learns_by_finite_gradients(name):
-    task, params = transformer()
-    gradient = jax.jit(jax.grad(Trainer(task, METHODS[name], 100)._loss))
+    task, parts, params = transformer()
+    trainer: Any = Trainer(task, METHODS[name], 100)
+    vars(trainer).update(parts, choose=jax.jit(trainer.choose, static_argnums=2))
     for progress in (0.0, 1.0):
         key = jax.random.key(1, impl="rbg")
-        chex.assert_tree_all_finite(gradient(params, METHODS[name].numbers[0], progress, key))
+        gradient = jax.grad(trainer._loss)(params, METHODS[name].numbers[0], progress, key)
+        chex.assert_tree_all_finite(gradient)
 
 
 def test_simple_draws_subsets_and_has_their_marginals():

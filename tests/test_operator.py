@@ -101,7 +101,7 @@ class TestByHand(chex.TestCase):
 
 
 def test_leading_axes_vmap_and_a_loop_agree():
-    embeddings, scores = batch(50, rows=3)
+    embeddings, scores = batch(14, rows=3)
     together = shtopk.topk(embeddings, scores, 6)
     mapped = jax.vmap(lambda e, v: shtopk.topk(e, v, 6))(embeddings, scores)
     alone = [shtopk.topk(e, v, 6) for e, v in zip(embeddings, scores, strict=True)]
@@ -117,7 +117,7 @@ def test_leading_axes_vmap_and_a_loop_agree():
 
 @pytest.mark.parametrize("axes", [(None, 0), (0, None)])
 def test_vmap_with_one_argument_shared(axes):
-    embeddings, scores = batch(40)
+    embeddings, scores = batch(12)
     shared = [x if axis == 0 else x[0] for x, axis in zip((embeddings, scores), axes, strict=True)]
     arguments = [jnp.asarray(x) for x in shared]
     whole = [jnp.broadcast_to(x, full.shape) for x, full in zip(arguments, (embeddings, scores), strict=True)]
@@ -156,9 +156,9 @@ def test_payload_may_be_a_pytree_of_any_features():
 
 @pytest.mark.parametrize("reseed", [True, False])
 def test_candidates_are_the_best_scores_alone(reseed):
-    embeddings, scores = batch(60)
-    out = shtopk.topk(embeddings, scores, 4, candidates=18, reseed=reseed)
-    best = np.sort(np.argsort(-scores, axis=-1)[:, :18], axis=-1)
+    embeddings, scores = batch(24)
+    out = shtopk.topk(embeddings, scores, 4, candidates=10, reseed=reseed)
+    best = np.sort(np.argsort(-scores, axis=-1)[:, :10], axis=-1)
     narrow = shtopk.topk(
         np.take_along_axis(embeddings, best[..., None], 1),
         np.take_along_axis(scores, best, 1),
@@ -168,10 +168,10 @@ def test_candidates_are_the_best_scores_alone(reseed):
     np.testing.assert_allclose(out.embeddings, narrow.embeddings, rtol=1e-12, atol=1e-12)
 
     def loss(e, v):
-        return jnp.sum(shtopk.topk(e, v, 4, candidates=18, reseed=reseed).embeddings ** 2)
+        return jnp.sum(shtopk.topk(e, v, 4, candidates=10, reseed=reseed).embeddings ** 2)
 
     d_embeddings, d_scores = jax.grad(loss, (0, 1))(jnp.asarray(embeddings), jnp.asarray(scores))
-    outside = np.ones((3, 60), bool)
+    outside = np.ones((3, 24), bool)
     np.put_along_axis(outside, best, False, 1)
     assert np.all(np.asarray(d_embeddings)[outside] == 0)
     assert np.all(np.asarray(d_scores)[outside] == 0)
@@ -180,7 +180,7 @@ def test_candidates_are_the_best_scores_alone(reseed):
 
 @pytest.mark.parametrize("order", ["score", "position"])
 def test_straight_through_is_hard_forward_and_soft_backward(order):
-    embeddings, scores = map(jnp.asarray, batch(40))
+    embeddings, scores = map(jnp.asarray, batch(14))
 
     def run(e, v, straight_through):
         return shtopk.topk(e, v, 5, straight_through=straight_through, order=order)

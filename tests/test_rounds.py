@@ -1,5 +1,7 @@
 """The parts: seeding, a match, the schedule of rounds, and pooling as a bilinear operation."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -78,7 +80,8 @@ def test_a_boost_sees_finite_scores_only():
 def test_where_the_loop_begins_changes_nothing(opening, reseed, monkeypatch):
     monkeypatch.setattr(_rounds, "OPENING", opening)
     scores = np.sort(np.random.default_rng(0).normal(size=48))[::-1].copy()
-    slots, weights, seeds = _rounds.play(jnp.asarray(scores), 48, 3, shtopk.Relative(), reseed)
+    play = jax.jit(lambda v: _rounds.play(v, 48, 3, shtopk.Relative(), reseed))
+    slots, weights, seeds = play(jnp.asarray(scores))
     eye, want = reference.algorithm2(np.eye(48), scores, 3, reference.relative(6.0, 0.75), reseed)
     np.testing.assert_allclose(slots, want, rtol=1e-12)
     np.testing.assert_allclose(weights, eye.sum(0)[seeds], rtol=1e-9, atol=1e-12)
@@ -117,14 +120,19 @@ def test_pool_spread_and_dots_for_each_platform(k, members, d, platform):
     wait = _pooling._materialize if cpu else _pooling._fence
     add_up = _pooling._sum_cpu if cpu else _pooling._sum_terms
     dots = _pooling._dots_cpu if cpu else _pooling._dots_rows
-    got = _pooling._pool_rows(
-        *members, weights, payload, dtype=payload.dtype, materialize=wait, add_up=add_up
-    )
-    np.testing.assert_allclose(got, table @ payload, rtol=1e-9)
-    got = _pooling._spread_rows(*members, weights, slots, dtype=slots.dtype, materialize=wait)
-    np.testing.assert_allclose(got, table.T @ slots, rtol=1e-9, atol=1e-12)
-    want = jnp.einsum("smd,sd->sm", payload[indices], slots)
-    np.testing.assert_allclose(dots(*members, payload, slots, dtype=slots.dtype), want, rtol=1e-9, atol=1e-12)
+    pool = partial(_pooling._pool_rows, dtype=payload.dtype, materialize=wait, add_up=add_up)
+    spread = partial(_pooling._spread_rows, dtype=slots.dtype, materialize=wait)
+    dots = partial(dots, dtype=slots.dtype)
+    pooled, spreaded, dotted = jax.jit(
+        lambda e, g: (
+            (pool(*members, weights, e), table @ e),
+            (spread(*members, weights, g), table.T @ g),
+            (dots(*members, e, g), jnp.einsum("smd,sd->sm", e[indices], g)),
+        )
+    )(payload, slots)
+    np.testing.assert_allclose(*pooled, rtol=1e-9)
+    for got, want in (spreaded, dotted):
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("members", [5, 64])

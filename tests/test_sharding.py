@@ -1,7 +1,7 @@
 """n split over devices: what comes out, forward and backward, is the unsharded operator's to rounding."""
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import chex
@@ -42,17 +42,26 @@ def loss_of(out):
 def compare(call, embeddings, scores, where=None, *, checks=(None,), out_specs=REPLICATED):
     """`call(embeddings, scores, where, axis_name)` whole, and split under each of `checks`: values and gradients."""
     where = jnp.ones(scores.shape, bool) if where is None else where
+    return compared(program(call, checks, out_specs), embeddings, scores, where)
 
-    def both(f):
+
+def program(call, checks=(None,), out_specs=REPLICATED):
+    """One compiled function of embeddings, scores and `where`, for `compared`."""
+
+    def both(f, e, v, w):
         def loss(e, v):
-            out = f(e, v, where)
+            out = f(e, v, w)
             return loss_of(out), out
 
-        return jax.grad(loss, (0, 1), has_aux=True)(embeddings, scores)
+        return jax.grad(loss, (0, 1), has_aux=True)(e, v)
 
     whole = lambda *x: call(*x, None)  # noqa: E731
     split = [mapped(lambda *x: call(*x, "x"), SPLIT, out_specs, check) for check in checks]
-    want, *outs = jax.jit(lambda: [both(f) for f in (whole, *split)])()
+    return jax.jit(lambda *x: [both(f, *x) for f in (whole, *split)])
+
+
+def compared(run, *arrays):
+    want, *outs = run(*arrays)
     for out in outs:
         same(out, want)
     return outs[0]
@@ -71,8 +80,10 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_split_is_whole(name):
+    """Of 64 rows each device has 8, and sends 7 where these are all the candidates."""
+    n = 64 if "candidates" in OPTIONS[name] else 16
     compare(
-        lambda e, v, w, axis: shtopk.topk(e, v, 6, axis_name=axis, **OPTIONS[name]), *draw(40), checks=CHECKED
+        lambda e, v, w, axis: shtopk.topk(e, v, 6, axis_name=axis, **OPTIONS[name]), *draw(n), checks=CHECKED
     )
 
 
@@ -97,6 +108,12 @@ CONTENTS = {
 }
 
 
+@cache
+def uneven(options):
+    call = lambda e, v, w, axis: shtopk.topk(e, v, 6, where=w, axis_name=axis, **OPTIONS[options])  # noqa: E731
+    return program(call)
+
+
 @pytest.mark.parametrize(
     ("contents", "options"),
     [*((name, "plain") for name in CONTENTS), ("masked shards", "all"), ("fewer than k left", "all")],
@@ -104,15 +121,15 @@ CONTENTS = {
 def test_uneven_contents(contents, options):
     embeddings, scores = draw(64, batch=1)
     scores, where = CONTENTS[contents](scores)
-    call = lambda e, v, w, axis: shtopk.topk(e, v, 6, where=w, axis_name=axis, **OPTIONS[options])  # noqa: E731
-    gradients, out = compare(call, embeddings, scores, where)
+    where = jnp.ones(scores.shape, bool) if where is None else where
+    gradients, out = compared(uneven(options), embeddings, scores, where)
     assert contents == "none left" or any(np.any(x != 0) for x in gradients)
     assert not any(np.any(np.isnan(x)) for x in jax.tree.leaves((gradients, out)))
 
 
 def test_a_pytree_without_and_with_leading_axes():
-    embeddings, scores = draw(48)
-    payload = {"tokens": embeddings.reshape(2, 48, 3, 1), "mass": (scores, jnp.zeros((2, 48, 0)))}
+    embeddings, scores = draw(16)
+    payload = {"tokens": embeddings.reshape(2, 16, 3, 1), "mass": (scores, jnp.zeros((2, 16, 0)))}
     call = lambda e, v, axis: shtopk.topk(e, v, 5, axis_name=axis)  # noqa: E731
     row = jax.tree.map(lambda x: x[0], (payload, scores))
     for (e, v), spec in (((payload, scores), SPLIT), (row, P("x"))):
@@ -137,13 +154,13 @@ def test_half_precision_is_summed_in_float32():
 
 @pytest.mark.parametrize("candidates", [None, 6])
 def test_a_selection_is_the_whole_one_with_each_devices_share(candidates):
-    embeddings, scores = draw(40)
+    embeddings, scores = draw(16)
     pooled = jnp.sin(jnp.arange(2 * 4 * 3.0)).reshape(2, 4, 3)
     whole = shtopk.select(scores, 4, candidates=candidates)
 
     def split(e, v, pooled):
         s = shtopk.select(v, 4, candidates=candidates, axis_name="x")
-        assert s.n == 40
+        assert s.n == 16
         equal = s.indices, s.weights, s.champions
         return (
             s.pool(e),
@@ -185,7 +202,7 @@ def test_pool_may_leave_each_device_its_slots(check):
 
 @EITHER
 def test_a_distribution_is_that_of_the_whole_arrays(check):
-    _, scores = draw(40)
+    _, scores = draw(16)
     key = jax.random.key(0)
 
     def call(v, axis):
@@ -198,10 +215,14 @@ def test_a_distribution_is_that_of_the_whole_arrays(check):
         return jax.tree.map(lambda x: x[None], out), gradient
 
     run = mapped(split, SPLIT, (P("x"), SPLIT), "unchecked" if check == "checked" else check)
-    (got, gradient), want = jax.jit(lambda: (run(scores), call(scores, None)))()
+
+    def whole(v):
+        return call(v, None), jax.grad(lambda v: loss_of(call(v, None)))(v)
+
+    (got, gradient), (want, slope) = jax.jit(lambda: (run(scores), whole(scores)))()
     for x, y in zip(got, want, strict=True):
         close(x, np.broadcast_to(y, (DEVICES, *y.shape)))
-    close(gradient, jax.grad(lambda v: loss_of(call(v, None)))(scores))
+    close(gradient, slope)
 
 
 @pytest.mark.parametrize("spec", [SPLIT, P("x")], ids=["n", "batch"])
@@ -225,11 +246,15 @@ def test_anneal_measures_by_all_devices(spec, check):
 K = {"static": 5, "traced": jnp.int32(5), "real": 4.25, "traced, real": jnp.asarray(4.25)}
 
 
-@pytest.mark.parametrize("options", [{}, {"candidates": 7, "log": True}], ids=["plain", "log of candidates"])
+@pytest.mark.parametrize(
+    ("n", "options"),
+    [(16, {}), (64, {"candidates": 7, "log": True})],
+    ids=["plain", "log of candidates, fewer than a share"],
+)
 @pytest.mark.parametrize("k", K.values(), ids=K)
-def test_mask(k, options):
-    embeddings, scores = draw(40)
-    where = jnp.broadcast_to(jnp.arange(40) % 7 != 2, scores.shape)
+def test_mask(k, n, options):
+    embeddings, scores = draw(n)
+    where = jnp.broadcast_to(jnp.arange(n) % 7 != 2, scores.shape)
     call = lambda e, v, w, axis: shtopk.topk_mask(v, k, where=w, axis_name=axis, **options)  # noqa: E731
     compare(call, embeddings, scores, where, checks=CHECKED, out_specs=SPLIT)
 
@@ -241,7 +266,7 @@ def test_mask(k, options):
 @EITHER
 def test_gradient_taken_inside(check, kind):
     """A loss that is the same on every device, and one of which each device has its own part."""
-    embeddings, scores = draw(40)
+    embeddings, scores = draw(24)
 
     def loss(e, v, axis):
         out = shtopk.topk(e, v, 8, axis_name=axis).embeddings
@@ -258,15 +283,17 @@ def test_gradient_taken_inside(check, kind):
     same(*jax.jit(lambda: [f(embeddings, scores) for f in (run, whole)])())
 
 
-@EITHER
-def test_features_and_batch_split_as_well(check):
-    embeddings, scores = draw(40, d=6)
+def test_features_and_batch_split_as_well():
+    embeddings, scores = draw(16, d=6)
     call = lambda e, v, axis: shtopk.topk(e, v, 4, axis_name=axis)  # noqa: E731
     inner = lambda e, v: call(e, v, "n")  # noqa: E731
     over = mesh("n", "other")
     outs: Any = P(None, None, "other"), P(), P()
-    features = mapped(inner, (P(None, "n", "other"), P(None, "n")), shtopk.TopK(*outs), check, over)
-    batch = mapped(inner, P("other", "n"), P("other"), check, over)
+    features = [
+        mapped(inner, (P(None, "n", "other"), P(None, "n")), shtopk.TopK(*outs), check, over)
+        for check in CHECKED
+    ]
+    batch = [mapped(inner, P("other", "n"), P("other"), check, over) for check in CHECKED]
 
     def both(f):
         def loss(e, v):
@@ -275,7 +302,8 @@ def test_features_and_batch_split_as_well(check):
 
         return jax.grad(loss, (0, 1), has_aux=True)(embeddings, scores)
 
-    *split, whole = jax.jit(lambda: [both(f) for f in (features, batch, lambda e, v: call(e, v, None))])()
+    whole = lambda e, v: call(e, v, None)  # noqa: E731
+    *split, whole = jax.jit(lambda: [both(f) for f in (*features, *batch, whole)])()
     for got in split:
         same(got, whole)
 
@@ -294,8 +322,7 @@ def test_two_mesh_axes_as_one(check):
     same(run(embeddings, scores), shtopk.topk(embeddings, scores, 4, candidates=6))
 
 
-@EITHER
-def test_whole_rows_inside_shard_map(check):
+def test_whole_rows_inside_shard_map():
     """No axis_name: a batch split over devices, its numbers of slots and masks too."""
     embeddings, scores = draw(12, batch=8)
     where = jnp.arange(8)[:, None] + jnp.arange(12)[None] != 9
@@ -311,7 +338,10 @@ def test_whole_rows_inside_shard_map(check):
 
         return jax.grad(loss, has_aux=True)(scores)
 
-    same(*jax.jit(lambda: (both(mapped(call, P("x"), P("x"), check)), both(call)))())
+    split = [mapped(call, P("x"), P("x"), check) for check in CHECKED]
+    *outs, want = jax.jit(lambda: [both(f) for f in (*split, call)])()
+    for out in outs:
+        same(out, want)
 
 
 # Errors
