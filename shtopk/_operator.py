@@ -244,7 +244,9 @@ def _straight_through(hard, soft, selection):
     k, members = selection.indices.shape
     # A row that is missing (index n) gets the last slot, which is then surplus.
     slot = filled(selection.places, hard.indices, (k - 1) * members) // members
-    rows, slots = jax.tree.map(lambda x, like: _value_of(x.astype(like.dtype), like[slot]), hard[:2], soft[:2])
+    rows, slots = jax.tree.map(
+        lambda x, like: _value_of(x.astype(like.dtype), like[slot]), hard[:2], soft[:2]
+    )
     return TopK(rows, slots, hard.indices)
 
 
