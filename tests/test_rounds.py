@@ -123,7 +123,7 @@ def test_pool_spread_and_dots_for_each_platform(k, members, d, platform):
     pool = partial(_pooling._pool_rows, dtype=payload.dtype, materialize=wait, add_up=add_up)
     spread = partial(_pooling._spread_rows, dtype=slots.dtype, materialize=wait)
     dots = partial(dots, dtype=slots.dtype)
-    pooled, spreaded, dotted = jax.jit(
+    pooled, by_row, products = jax.jit(
         lambda e, g: (
             (pool(*members, weights, e), table @ e),
             (spread(*members, weights, g), table.T @ g),
@@ -131,7 +131,7 @@ def test_pool_spread_and_dots_for_each_platform(k, members, d, platform):
         )
     )(payload, slots)
     np.testing.assert_allclose(*pooled, rtol=1e-9)
-    for got, want in (spreaded, dotted):
+    for got, want in (by_row, products):
         np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
 
 
