@@ -96,5 +96,5 @@ def permuted(x, order):
 def filled(x, index, fill_value=0):
     """`x[index]` for `x` `(n,)`, and `fill_value` where `index` is n or more."""
     size = x.shape[0]
-    within = jnp.asarray(x).at[jnp.minimum(index, size - 1)].get(mode="promise_in_bounds")
+    within = x.at[jnp.minimum(index, size - 1)].get(mode="promise_in_bounds")
     return jnp.where(index < size, within, fill_value)

@@ -201,7 +201,7 @@ def row_weights(selection):
     devices, rows = selection._devices, selection._rows
 
     def row(places, weights):
-        return devices.part(filled(weights.reshape(-1), places), rows)
+        return devices.part(filled(jnp.ravel(weights), places), rows)  # also of NumPy arrays
 
     return over_rows(row, selection.places.ndim - 1)(selection.places, selection.weights)
 

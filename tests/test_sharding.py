@@ -41,7 +41,6 @@ def loss_of(out):
 
 def compare(call, embeddings, scores, where=None, *, checks=(None,), out_specs=REPLICATED):
     """`call(embeddings, scores, where, axis_name)` whole, and split under each of `checks`: values and gradients."""
-    where = jnp.ones(scores.shape, bool) if where is None else where
     return compared(program(call, checks, out_specs), embeddings, scores, where)
 
 
@@ -60,8 +59,8 @@ def program(call, checks=(None,), out_specs=REPLICATED):
     return jax.jit(lambda *x: [both(f, *x) for f in (whole, *split)])
 
 
-def compared(run, *arrays):
-    want, *outs = run(*arrays)
+def compared(run, embeddings, scores, where=None):
+    want, *outs = run(embeddings, scores, jnp.ones(scores.shape, bool) if where is None else where)
     for out in outs:
         same(out, want)
     return outs[0]
@@ -121,7 +120,6 @@ def uneven(options):
 def test_uneven_contents(contents, options):
     embeddings, scores = draw(64, batch=1)
     scores, where = CONTENTS[contents](scores)
-    where = jnp.ones(scores.shape, bool) if where is None else where
     gradients, out = compared(uneven(options), embeddings, scores, where)
     assert contents == "none left" or any(np.any(x != 0) for x in gradients)
     assert not any(np.any(np.isnan(x)) for x in jax.tree.leaves((gradients, out)))
