@@ -73,7 +73,7 @@ def kernels():
     busy = {row["way"]: row["busy_ms"] for row in rows}
     port, gated = (summary.times(busy["default"] / busy[way]) for way in ("plain port", "gated lax.top_k"))
     return (
-        f"\nA call in the queue also takes time of the host. In kernels alone, a step at n = {n} and k = {k} takes "
+        f"\nThe GPU columns include time of the host. In kernels alone, a step at n = {n} and k = {k} takes "
         f"{records.rounded(busy['default'], 2):g} ms, {port} than the\nplain port and {gated} than the gated top k."
     )
 

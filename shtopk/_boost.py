@@ -45,8 +45,8 @@ class Boost(Protocol):
           low: `(h,)`, the scores of their opponents. In the first round, and with `reseed=True` in every round,
             `high - low` is 0 or more and comes widest first. In later rounds of a tournament that is sorted once,
             a better seed may have the lower score.
-          where: `(h,)` boolean, True for the matches that are played between two finite scores, which are contiguous.
-            `high` and `low` are 0 in the others.
+          where: `(h,)` boolean, True for the matches that are played between two finite scores. These matches are
+            contiguous. `high` and `low` are 0 in the others.
 
         Returns:
           `(h,)` in [0, 1]. Entries outside `where` are ignored.
@@ -171,20 +171,20 @@ class Power:
 class Relative:
     """The default boost: a softmax of the two scores, divided by a typical gap of the round.
 
-    `w = sigmoid(C * (high - low) / g)`. The unit `g` is a quantile of the gaps of the live matches of the round,
-    counted from the widest, interpolated linearly, and constant under differentiation. If all scores are multiplied
-    by a positive number, or if a number is added to all of them, the weights stay the same.
+    `w = sigmoid(C * (high - low) / g)`. The unit `g` is a quantile of the gaps of the matches that are played in the
+    round, counted from the widest, interpolated linearly, and constant under differentiation. If all scores are
+    multiplied by a positive number, or if a number is added to all of them, the weights stay the same.
 
     A round may span clusters. For example, most of its matches may be between rows and finite padding, and the quantile
     is then the distance to the padding. So there is a second unit, the difference between the scores of two better
-    sides: one is an eighth of the way down the live matches, the other half of the way. If the gap at the quantile is
-    wider than 100 times this difference, the difference is `g`, and matches across clusters are decided outright. If
-    one of the two gaps next to the quantile is 1e4 times as wide as the other, as next to an outlier, the narrower gap
-    is `g`.
+    sides: one is an eighth of the way down these matches, the other half of the way. If the wider gap next to the
+    quantile is wider than 100 times this difference, the difference is `g`, and matches across clusters are decided
+    outright. If one of the two gaps next to the quantile is 1e4 times as wide as the other, as next to an outlier, the
+    narrower gap is `g`.
 
     In a tournament the gaps are those that the round would have if the better seed had won every earlier match. These
-    gaps come widest first, and do not depend on the sharpness. A gap within 4 roundings of the larger score of its
-    match is a tie. If `g` is 0, tied scores share evenly, and every other match is decided outright.
+    gaps come widest first, and do not depend on the sharpness. A match is a tie if its gap and `g` are at most 4 eps
+    times its larger absolute score. If `g` is 0, tied scores share evenly, and every other match is decided outright.
 
     Attributes:
       sharpness: `C >= 0`, scalar, without unit. Increase it during training to go from soft to hard.

@@ -31,7 +31,8 @@ def iterative_topk(
     instead.
 
     Args:
-      embeddings: `(..., n, *features)` floating, or a pytree of such arrays.
+      embeddings: `(..., n, *features)` floating, or a pytree of such arrays. The leading axes are those of `scores`; an
+        axis of size 1 is shared by all rows of scores.
       scores: `(..., n)` floating, larger is better.
       k: static int, `1 <= k <= n`.
       alpha: scalar, in units of 1 / score^2; 1 as published. May be traced, annealed or learned.
@@ -47,7 +48,8 @@ def iterative_topk(
       surplus slot.
 
     Raises:
-      TypeError, ValueError: at trace time, naming the argument, its value and the remedy.
+      TypeError: an argument has the wrong type or dtype.
+      ValueError: a shape or a value is out of range. Both come at trace time, and name the argument and the remedy.
 
     >>> out = iterative_topk(jnp.eye(3), jnp.array([2.0, 1.0, 0.0]), 1, alpha=jnp.log(2.0))
     >>> [f"{x:.4f}" for x in out.embeddings[0] / out.embeddings[0, 0]]  # 2**0, 2**-1, 2**-4

@@ -35,7 +35,8 @@ def topk_mask(
 
     Args:
       scores: `(..., n)` floating, larger is better.
-      k: int, float, or array of shape (), `1 <= k <= n`. A traced k out of range gives a mask of NaN.
+      k: int, float, or array of shape (), `1 <= k <= n`. A JAX array out of range, traced or
+        not, gives a mask of NaN.
       boost, reseed, where: see `topk`.
       candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores. A
         traced k above `candidates` gives a mask of NaN.
@@ -49,7 +50,8 @@ def topk_mask(
       `(..., n)` in [0, 1], in the dtype of `scores`; with `log`, 0 or less.
 
     Raises:
-      TypeError, ValueError: at trace time, naming the argument, its value and the remedy.
+      TypeError: an argument has the wrong type or dtype.
+      ValueError: a shape or a value is out of range. Both come at trace time, and name the argument and the remedy.
 
     >>> topk_mask(jnp.array([0.0, 3.0, 1.0, 2.0]), 2, boost=Scaled(0.0)).tolist()
     [0.5, 0.5, 0.5, 0.5]

@@ -12,9 +12,9 @@ from shtopk._precision import accumulation_dtype
 def nccs(reference: ArrayLike, approximation: ArrayLike) -> jax.Array:
     """Compute the Normalized Chamfer Cosine Similarity, `1/k * sum_i max_j cos(y_i, yhat_j)`.
 
-    This is the quality measure of Pietruszka et al. 2021, "Evaluation". For each reference row it takes the cosine with
-    the most similar row of the approximation, and averages. It is 1 if every reference row has the direction of some
-    row of the approximation. A row of zeros has cosine 0 with every row.
+    This is the quality measure of Pietruszka et al. 2021, "Evaluation". For each reference row, take the cosine with
+    the most similar row of the approximation. The result is the mean of these cosines. It is 1 if every reference row
+    has the direction of some row of the approximation. A row of zeros has cosine 0 with every row.
 
     Args:
       reference: `(..., k, d)` floating, the rows `y_i` of the hard top k.
@@ -24,7 +24,8 @@ def nccs(reference: ArrayLike, approximation: ArrayLike) -> jax.Array:
       `(...)` in [-1, 1], float32 at least.
 
     Raises:
-      TypeError, ValueError: if a dtype is not floating or the shapes differ.
+      TypeError: a dtype is not floating.
+      ValueError: the shapes differ, have fewer than two axes, or have no rows or no features.
 
     >>> f"{nccs(jnp.eye(2), jnp.array([[1.0, 1.0], [0.0, 2.0]])):.3f}"  # (cos 45 degrees + 1) / 2
     '0.854'

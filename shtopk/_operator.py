@@ -65,28 +65,30 @@ def topk(
     Args:
       embeddings: `(..., n, *features)` floating, or a pytree of such arrays. The leading axes are those of `scores`; an
         axis of size 1 is shared by all rows of scores.
-      scores: `(..., n)` floating, larger is better. Ties go to the lower index and share evenly. NaN ranks
-        first, and its slot is NaN.
+      scores: `(..., n)` floating, larger is better. Ties go to the lower index, and share a match between them evenly.
+        NaN ranks first, and its slot is NaN.
       k: static int, `1 <= k <= n`.
       boost: sets the weight of the better side of each match (see `Boost`): `Relative`, which does not depend on the
         scale of the scores, `Scaled`, `Power`, or your own function. If the boost is a pytree, its numbers are
         traced, and new values do not recompile. Outside of `jit`, a plain function is traced in every call.
       reseed: if True, sort the survivors before every round, exactly as in Algorithm 2. If False, sort only once, at
-        the start, which is faster and has the same quality.
+        the start, which is usually faster. The quality of the default boost is the same.
       where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus
         slots are rows of zeros with score -inf.
-      candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores. The
-        other rows get weight and gradient exactly 0.
+      candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores, in
+        `ceil(log2(candidates / k))` rounds. The other rows get weight and gradient exactly 0.
       straight_through: if True, return the values of `hard_topk`, each row with the gradient of its soft slot. Use it
         to fine-tune a selection that already works. Do not train from scratch with it: models then often learn
         nothing (docs/training.md).
-      draw: scalar t in [0, 1], plain or traced. Each slot moves from its mixture towards one member j, drawn by its
-        weight: `(1 - t) * E'_s + t * E_j`, and its score likewise. At t = 1 each slot is a row of the embeddings. The
-        mean over draws is the mixture. The weights get the gradient of the mixture; `embeddings` gets the gradient of
-        the values that were returned; t gets the gradient 0. `draw` needs `key`, and excludes `straight_through`.
+      draw: scalar t in [0, 1], plain or traced. A traced t is clipped. Each slot moves from its mixture towards one
+        member j, drawn by its weight: `(1 - t) * E'_s + t * E_j`, and its score likewise. At t = 1 each slot is a row
+        of the embeddings. The mean over draws is the mixture. The weights get the gradient of the mixture; `embeddings`
+        gets the gradient of the values that were returned; t gets the gradient 0. `draw` needs `key`, and excludes
+        `straight_through`.
       key: a key of `jax.random` for `draw`; with an `axis_name`, the same on all devices.
-      order: "score" returns the slots in the order of the bracket, best first. "position" sorts the slots by `indices`,
-        the positions of their champions or drawn members in the input. Surplus slots come last.
+      order: "score" returns the slots in the order of the bracket. Their scores may be out of order, because a soft
+        boost mixes the scores of its members. "position" sorts the slots by `indices`, the positions of their champions
+        or drawn members in the input. Surplus slots come last.
       axis_name: the name of a mesh axis (or a tuple of names) over which n is split, inside `jax.shard_map`.
         `embeddings`, `scores` and `where` are then this device's share, of the same size on all devices. The devices
         exchange scores and masks in one all-gather, and `(k, *features)` in one sum. The result is that of the whole
@@ -97,7 +99,8 @@ def topk(
       `scores`; and `(..., k)` int32. Sums are computed in float32 at least.
 
     Raises:
-      TypeError, ValueError: at trace time, naming the argument, its value and the remedy.
+      TypeError: an argument has the wrong type or dtype.
+      ValueError: a shape or a value is out of range. Both come at trace time, and name the argument and the remedy.
 
     >>> embeddings = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
     >>> scores = jnp.array([0.9, 0.1, 0.8, 0.2])
@@ -140,7 +143,8 @@ def hard_topk(
     gradient; the choice has none.
 
     Args:
-      embeddings: `(..., n, *features)` of any dtype, or a pytree of such arrays; for example token ids.
+      embeddings: `(..., n, *features)` of any dtype, for example token ids, or a pytree of such arrays. The leading
+        axes are those of `scores`; an axis of size 1 is shared by all rows of scores.
       scores: `(..., n)` floating, larger is better; ties go to the lower index, NaN ranks first.
       k: static int, `1 <= k <= n`.
       where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus
@@ -152,7 +156,8 @@ def hard_topk(
       `scores`; and `(..., k)` int32.
 
     Raises:
-      TypeError, ValueError: at trace time, naming the argument, its value and the remedy.
+      TypeError: an argument has the wrong type or dtype.
+      ValueError: a shape or a value is out of range. Both come at trace time, and name the argument and the remedy.
 
     >>> hard_topk(jnp.array([[1.0], [2.0], [3.0]]), jnp.array([0.3, 0.1, 0.2]), 2).embeddings.tolist()
     [[1.0], [3.0]]

@@ -25,8 +25,8 @@ Payload = TypeVar("Payload")  # an array or a pytree of arrays; the result has k
 class Selection:
     """The result of `select`: k slots, each a weighted set of M members.
 
-    M is 2^R, for R = ceil(log2(n / k)) rounds. A slot is *surplus* if fewer than k rows take part and none is left
-    for it.
+    M is 2^R, for R = ceil(log2(n / k)) rounds, or R = ceil(log2(candidates / k)). A slot is *surplus* if fewer than k
+    rows take part and none is left for it.
 
     Attributes:
       indices: `(..., k, M)` int32, the members of each slot among the n candidates. A bye repeats a member of
@@ -43,7 +43,7 @@ class Selection:
         `dataclasses.replace(selection, axis_name=None)` is the same selection for the whole arrays.
 
     >>> s = select(jnp.array([0.0, 3.0, 1.0, 2.0]), 2, boost=lambda high, low, where: 0.75 * where)
-    >>> s.indices.tolist(), s.weights.tolist()  # score 3 meets 0, and 2 meets 1
+    >>> s.indices.tolist(), s.weights.tolist()  # score 3 plays 0, and 2 plays 1
     ([[1, 0], [3, 2]], [[0.75, 0.25], [0.75, 0.25]])
     >>> s.pool(jnp.array([[0.0], [3.0], [1.0], [2.0]])).tolist()
     [[2.25], [1.75]]
@@ -132,10 +132,11 @@ class Selection:
     def log_prob(self, indices: jax.Array) -> jax.Array:
         """Return the logarithm of the probability that `sample` draws `indices`, in any order.
 
-        `indices` is an array `(..., k)` of integers, with n for each surplus slot. The result `(...)`, float32 or
-        float64, is the sum of the log weights, `log p = sum over i in indices of log m_i`. It is -inf for a subset that
-        cannot be drawn: with two members of one slot, a row outside `where`, or an index that occurs twice. A surplus
-        slot has probability 1. The gradient is finite, and 0 for a subset that cannot be drawn.
+        `indices` is an array `(..., k)` of integers, with n for each surplus slot. Its leading axes broadcast with
+        those of the selection. The result `(...)`, float32 or float64, is the sum of the log weights, `log p = sum over
+        i in indices of log m_i`. It is -inf for a subset that cannot be drawn: with two members of one slot, a row
+        outside `where`, or an index that occurs twice. A surplus slot has probability 1. The gradient is finite, and 0
+        for a subset that cannot be drawn.
 
         >>> s = select(jnp.array([0.0, 3.0, 1.0, 2.0]), 2, boost=lambda high, low, where: 0.75 * where)
         >>> jnp.exp(s.log_prob(jnp.array([[1, 3], [1, 0]]))).tolist()  # .75 * .75; 1 and 0 share a slot
@@ -289,7 +290,8 @@ def select(
       A `Selection`, whose arrays have the leading axes of `scores`.
 
     Raises:
-      TypeError, ValueError: at trace time, naming the argument, its value and the remedy.
+      TypeError: an argument has the wrong type or dtype.
+      ValueError: a shape or a value is out of range. Both come at trace time, and name the argument and the remedy.
 
     >>> select(jnp.array([0.1, 0.9, 0.2, 0.8]), 2).champions.tolist()
     [1, 3]

@@ -57,11 +57,12 @@ def anneal(
       sharpness: the first and the last sharpness of `Scaled`, in units of 1 / spread, both positive.
 
     Returns:
-      `Annealed(scores, boost)`, with scores `(..., n)` in their own dtype. If all scores are equal, up to 4 float32
-      roundings of the largest, the spread counts as 1.
+      `Annealed(scores, boost)`, with scores `(..., n)` in their own dtype. A spread of at most 4 eps times the largest
+      absolute score counts as 1. Here eps is that of float32, or of float64 for such scores.
 
     Raises:
-      TypeError, ValueError: at trace time, naming the argument, its value and the remedy.
+      TypeError: an argument has the wrong type or dtype.
+      ValueError: a shape or a value is out of range. Both come at trace time, and name the argument and the remedy.
 
     >>> scores, boost = anneal(jnp.array([1.0, 2.0, 3.0]), progress=0.5)
     >>> [f"{v:.3f}" for v in scores], f"{boost.sharpness:.3f}"  # sqrt(.1 * 100)

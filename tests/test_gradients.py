@@ -146,7 +146,7 @@ def test_a_mask_jumps_where_neighbours_cross():
     assert np.abs(before - after).max() > 1e-2
 
 
-def test_a_tie_is_even_only_where_the_two_meet():
+def test_a_tie_is_even_only_where_the_two_play():
     tie = jnp.array([5.0, 5.0, 1.0, 0.0])
     np.testing.assert_allclose(shtopk.topk_mask(tie, 1), [0.999, 0, 0, 0.001], atol=1e-3)
     np.testing.assert_allclose(
