@@ -14,7 +14,8 @@ from jax.flatten_util import ravel_pytree
 
 import shtopk
 
-N, K, D = 6, 2, 2  # small, as nearly all of the time goes into compiling
+# Small, as nearly all of the time goes into compiling: two rounds, or one with half of the candidates.
+N, K, D = 6, 2, 2
 
 rng = np.random.default_rng(0)
 E, P = jnp.asarray(rng.normal(size=(N, D))), jnp.asarray(rng.normal(size=(K, D)))
@@ -62,7 +63,8 @@ def _other(x):
     """Floats and booleans turned about; indices as they are, a number of slots one more."""
     if jnp.issubdtype(x.dtype, jnp.integer):
         return x + 1 if x.ndim == 0 else x
-    return jnp.flip(x) * jnp.asarray(0.75, x.dtype) if _is_float(x) else jnp.flip(x)
+    flipped = np.flip(x)
+    return jnp.asarray(flipped * np.asarray(0.75, x.dtype) if _is_float(x) else flipped)
 
 
 def _boosted(name):
@@ -83,14 +85,16 @@ CALLS = {
         exact=False,
     ),
     "topk: split over an axis": Call(
-        lambda e, v: jax.vmap(lambda e, v: shtopk.topk(e, v, K, axis_name="x"), axis_name="x")(
+        lambda e, v: jax.vmap(lambda e, v: shtopk.topk(e, v, N // 2, axis_name="x"), axis_name="x")(
             e.reshape(2, N // 2, D), v.reshape(2, N // 2)
         ),
         (E, V),
         exact=False,
     ),
     "topk: drawn": Call(
-        lambda e, v, t, c: shtopk.topk(e, v, K, boost=shtopk.Scaled(c), draw=t, key=KEY, order="position"),
+        lambda e, v, t, c: shtopk.topk(
+            e, v, N // 2, boost=shtopk.Scaled(c), draw=t, key=KEY, order="position"
+        ),
         (E, V, jnp.asarray(0.75), C),
         exact=False,
     ),
@@ -106,7 +110,7 @@ CALLS = {
         lambda v, k, c: shtopk.topk_mask(v, k, boost=shtopk.Scaled(c)), (V[:3], jnp.asarray(1.5), C)
     ),
     "topk_mask: its log": Call(
-        lambda v, c: shtopk.topk_mask(v, K, boost=shtopk.Scaled(c), candidates=5, log=True)[:3], (V, C)
+        lambda v, c: shtopk.topk_mask(v, N // 2, boost=shtopk.Scaled(c), candidates=5, log=True)[:3], (V, C)
     ),
     "anneal": Call(lambda v, p, where: shtopk.anneal(v, p, KEY, where=where), (V, C / 4, WHERE), exact=False),
     "Selection.pool": Call(lambda s, e: s.pool(e), (SELECTION, E)),

@@ -121,22 +121,19 @@ def test_candidates_left_out_have_mask_exactly_zero():
 @pytest.mark.parametrize(
     ("n", "ks"), [(1, [1]), (2, [1, 2]), (7, [1, 2, 3, 4, 5, 6, 7]), (24, [1, 3, 8, 17])]
 )
-def test_a_traced_k_gives_the_mask_of_the_static_one(n, ks, reseed):
-    scores = scores_of(n, rows=1)[0]
-    where = jnp.arange(n) % 5 != 3
+def test_the_mask_of_a_traced_k_is_the_references(n, ks, reseed):
+    scores, where = np.asarray(scores_of(n, rows=1)[0]), np.arange(n) % 5 != 3
     mask = jax.jit(lambda v, k: shtopk.topk_mask(v, k, reseed=reseed))
     masked = jax.jit(lambda v, k: shtopk.topk_mask(v, k, reseed=reseed, where=where))
+
+    def want(v, k):
+        return reference.mask(v, k, reference.relative(6.0, 0.75), reseed) if k < len(v) else np.ones(len(v))
+
     for k in ks:
-        np.testing.assert_allclose(
-            mask(scores, jnp.int32(k)), shtopk.topk_mask(scores, k, reseed=reseed), rtol=1e-9, atol=1e-15
-        )
-    for k in ks[::2]:
-        np.testing.assert_allclose(
-            masked(scores, jnp.int32(k)),
-            shtopk.topk_mask(scores, k, reseed=reseed, where=where),
-            rtol=1e-9,
-            atol=1e-15,
-        )
+        np.testing.assert_allclose(mask(scores, k), want(scores, k), rtol=1e-9, atol=1e-12)
+        got = np.asarray(masked(scores, k))
+        np.testing.assert_allclose(got[where], want(scores[where], k), rtol=1e-9, atol=1e-12)
+        assert np.all(got[~where] == 0)
 
 
 def test_a_traced_k_has_the_gradient_of_the_static_one():

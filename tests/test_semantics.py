@@ -30,19 +30,27 @@ def gradients(scores, k, **options):
     return jax.grad(loss, (0, 1))(embeddings.astype(scores.dtype), scores)
 
 
+@partial(jax.jit, static_argnames=("k", "reseed"))
+def everything(scores, k, **options):
+    """The slots of the rows of an identity matrix, the selection, its mask, and `gradients`, in one program."""
+    selection = shtopk.select(scores, k, **options)
+    out = shtopk.topk(jnp.eye(len(scores)), scores, k, **options)
+    return out, selection, shtopk.topk_mask(scores, k, **options), gradients(scores, k, **options)
+
+
 @EVERY_BOOST
 @EITHER_SORT
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (8, 2), (11, 3), (11, 11)])
 def test_all_equal_scores_share_evenly(n, k, reseed, boost):
     for value in (0.0, -7.5):
         scores = jnp.full(n, value)
-        selection = shtopk.select(scores, k, boost=boost, reseed=reseed)
-        np.testing.assert_allclose(selection.weights.sum(-1), 1)
+        _, selection, mask, slopes = everything(scores, k, boost=boost, reseed=reseed)
+        np.testing.assert_allclose(np.sum(selection.weights, -1), 1)
         rounds = int(np.ceil(np.log2(n / k)))
         powers = 0.5 ** np.arange(rounds + 1)
-        assert np.all(np.isin(np.asarray(selection.mask()), powers))
+        assert np.all(np.isin(np.asarray(mask), powers))
         np.testing.assert_allclose(selection.scores, value)
-        chex.assert_tree_all_finite(gradients(scores, k, boost=boost, reseed=reseed))
+        chex.assert_tree_all_finite(slopes)
 
 
 def test_ties_go_to_the_lower_index():
@@ -57,27 +65,24 @@ def test_ties_go_to_the_lower_index():
 def test_plus_infinity_ranks_first_and_equal_infinities_tie(reseed, boost):
     inf = jnp.inf
     scores = jnp.array([0.0, inf, 1.0, -inf, inf, 2.0, inf, -inf])
-    out = shtopk.topk(jnp.eye(8), scores, 2, boost=boost, reseed=reseed)
+    out, *_, slopes = everything(scores, 2, boost=boost, reseed=reseed)
     # Six of eight are left for two slots: inf, inf, inf, 2, 1, 0 and two -inf. Slot 0 gets one inf, slot 1 two.
-    np.testing.assert_allclose(out.embeddings[0], jnp.eye(8)[1])
-    np.testing.assert_allclose(out.embeddings[1], [0, 0, 0, 0, 0.5, 0, 0.5, 0])
+    np.testing.assert_allclose(out.embeddings, [np.eye(8)[1], [0, 0, 0, 0, 0.5, 0, 0.5, 0]])
     assert out.scores.tolist() == [inf, inf]
-    chex.assert_tree_all_finite(gradients(scores, 2, boost=boost, reseed=reseed))
+    chex.assert_tree_all_finite(slopes)
 
 
 @EVERY_BOOST
 @EITHER_SORT
 def test_minus_infinity_loses_and_does_no_harm(reseed, boost):
     scores = jnp.array([1.0, -jnp.inf, 0.5, -jnp.inf, -jnp.inf, 0.25, -jnp.inf, -jnp.inf])
-    mask = shtopk.topk_mask(scores, 2, boost=boost, reseed=reseed)
-    chex.assert_tree_all_finite(mask)
-    np.testing.assert_array_equal(mask[jnp.isinf(scores)], 0)
-    np.testing.assert_allclose(mask.sum(), 2)
-    d_embeddings, d_scores = gradients(scores, 2, boost=boost, reseed=reseed)
-    chex.assert_tree_all_finite((d_embeddings, d_scores))
-    np.testing.assert_array_equal(d_scores[jnp.isinf(scores)], 0)
-    everyone = shtopk.topk(jnp.eye(8), jnp.full(8, -jnp.inf), 2, boost=boost, reseed=reseed)
-    np.testing.assert_allclose(everyone.embeddings.sum(-1), 1)
+    _, _, mask, slopes = everything(scores, 2, boost=boost, reseed=reseed)
+    chex.assert_tree_all_finite((mask, slopes))
+    np.testing.assert_array_equal(np.asarray(mask)[np.isinf(scores)], 0)
+    np.testing.assert_allclose(np.sum(mask), 2)
+    np.testing.assert_array_equal(np.asarray(slopes[1])[np.isinf(scores)], 0)
+    everyone, *_ = everything(jnp.full(8, -jnp.inf), 2, boost=boost, reseed=reseed)
+    np.testing.assert_allclose(np.sum(everyone.embeddings, -1), 1)
     assert everyone.scores.tolist() == [-jnp.inf, -jnp.inf]
 
 
@@ -86,12 +91,10 @@ def test_minus_infinity_loses_and_does_no_harm(reseed, boost):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_nan_ranks_first_and_is_never_dropped(sign, reseed, boost):
     scores = jnp.array([0.0, 3.0, sign * jnp.nan, 1.0, 2.0, -1.0, -2.0, -3.0])
-    out = shtopk.topk(jnp.eye(8), scores, 2, boost=boost, reseed=reseed)
-    assert np.all(np.isnan(out.embeddings[0, 2]))
+    out, _, mask, _ = jax.tree.map(np.asarray, everything(scores, 2, boost=boost, reseed=reseed))
+    assert np.isnan(out.embeddings[0, 2])
     assert np.isnan(out.scores[0])
-    chex.assert_tree_all_finite(out.embeddings[1])
-    chex.assert_tree_all_finite(out.scores[1])
-    mask = shtopk.topk_mask(scores, 2, boost=boost, reseed=reseed)
+    chex.assert_tree_all_finite((out.embeddings[1], out.scores[1]))
     assert np.isnan(mask[2])
     assert shtopk.hard_topk(jnp.eye(8), scores, 1).embeddings.argmax() == 2
     assert np.isnan(shtopk.hard_topk(jnp.eye(8), scores, 1).scores[0])
@@ -104,30 +107,26 @@ def test_a_masked_call_is_the_call_on_the_rows_that_take_part(reseed):
     where = rng.uniform(size=(2, 40)) < np.array([[0.8], [0.3]])
     embeddings[~where] = np.nan
     scores[~where] = np.nan
-    out = shtopk.topk(embeddings, scores, 5, where=where, reseed=reseed)
-    mask = shtopk.topk_mask(scores, 5, where=where, reseed=reseed)
 
-    def loss(e, v):
-        return jnp.sum(shtopk.topk(e, v, 5, where=where, reseed=reseed).embeddings ** 2)
+    @jax.jit
+    def run(e, v, where=None):
+        def loss(e, v):
+            out = shtopk.topk(e, v, 5, where=where, reseed=reseed)
+            return jnp.sum(out.embeddings**2), out
 
-    d_embeddings, d_scores = jax.jit(jax.grad(loss, (0, 1)))(embeddings, scores)
-    chex.assert_tree_all_finite((d_embeddings, d_scores))
+        mask = shtopk.topk_mask(v, 5, where=where, reseed=reseed)
+        gradient, out = jax.grad(loss, (0, 1), has_aux=True)(e, v)
+        return (mask, *gradient), out[:2]
+
+    by_row, slots = jax.tree.map(np.asarray, run(embeddings, scores, where))
+    chex.assert_tree_all_finite(by_row)
     for b in range(2):
-        keep = where[b]
-        e, v = jnp.asarray(embeddings[b][keep]), jnp.asarray(scores[b][keep])
-        want = shtopk.topk(e, v, 5, reseed=reseed)
-        np.testing.assert_allclose(out.embeddings[b], want.embeddings, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(out.scores[b], want.scores, rtol=1e-9)
-        np.testing.assert_allclose(
-            mask[b][keep], shtopk.topk_mask(v, 5, reseed=reseed), rtol=1e-9, atol=1e-12
-        )
-        np.testing.assert_array_equal(mask[b][~keep], 0)
-        alone = lambda e, v: jnp.sum(shtopk.topk(e, v, 5, reseed=reseed).embeddings ** 2)  # noqa: E731
-        g = jax.jit(jax.grad(alone, (0, 1)))(e, v)
-        np.testing.assert_allclose(d_embeddings[b][keep], g[0], rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(d_scores[b][keep], g[1], rtol=1e-9, atol=1e-12)
-        np.testing.assert_array_equal(d_embeddings[b][~keep], 0)
-        np.testing.assert_array_equal(d_scores[b][~keep], 0)
+        want_by_row, want_slots = run(embeddings[b][where[b]], scores[b][where[b]])
+        for got, want in zip(slots, want_slots, strict=True):
+            np.testing.assert_allclose(got[b], want, rtol=1e-9, atol=1e-12)
+        for got, want in zip(by_row, want_by_row, strict=True):
+            np.testing.assert_allclose(got[b][where[b]], want, rtol=1e-9, atol=1e-12)
+            np.testing.assert_array_equal(got[b][~where[b]], 0)
 
 
 @EITHER_SORT
@@ -194,6 +193,16 @@ def test_one_slot_pools_everyone(reseed, boost):
     np.testing.assert_allclose(out.embeddings[0], mask)
 
 
+@jax.jit
+def three_of_each(e, v):
+    return (
+        shtopk.topk(e, v, 3),
+        shtopk.topk(e, v, 3, straight_through=True),
+        shtopk.hard_topk(e, v, 3),
+        shtopk.iterative_topk(e, v, 3),
+    )
+
+
 @pytest.mark.parametrize(
     ("dtype", "scores_dtype"),
     [
@@ -212,16 +221,7 @@ def test_each_result_has_its_own_dtype(dtype, scores_dtype):
     wide = (embeddings.astype("float64"), scores.astype("float64"))
     bound = {"bfloat16": 2**-7, "float16": 2**-10, "float32": 1e-5, "float64": 1e-5}
 
-    @jax.jit
-    def results(e, v):
-        return (
-            shtopk.topk(e, v, 3),
-            shtopk.topk(e, v, 3, straight_through=True),
-            shtopk.hard_topk(e, v, 3),
-            shtopk.iterative_topk(e, v, 3),
-        )
-
-    for out, want in zip(results(embeddings, scores), results(*wide), strict=True):
+    for out, want in zip(three_of_each(embeddings, scores), three_of_each(*wide), strict=True):
         assert (out.embeddings.dtype, out.scores.dtype) == (dtype, scores_dtype)
         got = out.embeddings.astype("float64")
         np.testing.assert_allclose(got, want.embeddings, atol=4 * bound[dtype], rtol=bound[dtype])
@@ -234,7 +234,7 @@ def test_each_result_has_its_own_dtype(dtype, scores_dtype):
 
 
 def test_half_precision_computes_in_float32():
-    # 0.01 of each of 300 rows: a running sum in bfloat16 would stop growing early.
+    # Each of 512 rows counts 1 / 512: a running sum in bfloat16 would stop growing early.
     scores = jnp.zeros(512, "bfloat16")
     out = shtopk.topk(jnp.ones((512, 1), "bfloat16"), scores, 1)
     assert out.embeddings.astype("float32").tolist() == [[1.0]]

@@ -125,7 +125,7 @@ def test_an_exported_call_is_the_call(name):
 
 
 def stack(*trees):
-    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+    return jax.tree.map(lambda *x: np.stack(x), *trees)
 
 
 def choices(batched, here, there):
@@ -172,7 +172,7 @@ REVERSE = {
     "vjp": lambda f, x, w: jax.vjp(f, x)[1](w)[0],
     "checkpoint": lambda f, x, w: jax.grad(lambda x: w @ jax.checkpoint(f)(x))(x),
     "scan": lambda f, x, w: jax.grad(lambda x: w @ scanned(f, x))(x),
-    "vmap": lambda f, x, w: jax.grad(lambda x: jnp.sum(jax.vmap(f)(stack(x, x)) @ w) / 2)(x),
+    "vmap": lambda f, x, w: jax.grad(lambda x: jnp.sum(jax.vmap(f)(jnp.stack([x, x])) @ w) / 2)(x),
 }
 
 
@@ -205,7 +205,7 @@ def derivatives(name):
 def test_every_mode_has_the_same_derivative(name):
     _, _, tangent, cotangent = directions(name)
     outs = derivatives(name)
-    jacobian = outs["jacfwd"]
+    jacobian = np.asarray(outs["jacfwd"])
     for words, want in (
         (JACOBIANS, jacobian),
         (FORWARD, jacobian @ tangent),
@@ -218,8 +218,8 @@ def test_every_mode_has_the_same_derivative(name):
 @pytest.mark.parametrize("name", [name for name in DIFFERENTIABLE if CALLS[name].exact])
 def test_the_derivative_is_the_slope(name):
     f, x, _, _ = directions(name)
-    x, step = x[None], 1e-6 * jnp.eye(x.size)
-    up, down = jax.jit(jax.vmap(f))(jnp.concatenate([x + step, x - step])).reshape(2, x.size, -1)
+    x, step = np.asarray(x)[None], 1e-6 * np.eye(x.size)
+    up, down = np.asarray(jax.jit(jax.vmap(f))(np.concatenate([x + step, x - step]))).reshape(2, x.size, -1)
     jacobian = derivatives(name)["jacrev"]
     np.testing.assert_allclose(jacobian, (up - down).T / 2e-6, rtol=1e-6, atol=1e-7)
     assert np.abs(jacobian).max() > 1e-2
