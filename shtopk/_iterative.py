@@ -28,7 +28,8 @@ def iterative_topk(
     This is Algorithm 1 of Pietruszka et al. 2021. Step i finds the largest remaining score `m`. It gives row j a weight
     `p_ij` proportional to `exp(-alpha * (v_j - m)^2)`, pools `E'_i = sum over j of p_ij * E_j`, and removes the row of
     `m`. A removed row has a weight of exactly 0 in later steps. The paper overwrites the score of this row with -10000
-    instead.
+    instead. A NaN or an infinity in the embeddings of a row that takes part reaches every slot, because 0 times it is
+    NaN.
 
     Args:
       embeddings: `(..., n, *features)` floating, or a pytree of such arrays. The leading axes are those of `scores`; an

@@ -106,11 +106,16 @@ def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, devic
             low = jnp.clip(slots.astype(jnp.int32), 1, max(1, most - 1))
             part = (slots - low.astype(slots.dtype)).astype(accumulation_dtype(scores.dtype))
             lower, upper = jax.vmap(mask)(jnp.stack([low, jnp.minimum(low + 1, most)]))
-            out = (1 - part) * lower + part * upper
+            out = _share(1 - part, lower) + _share(part, upper)
         out = jnp.where(slots > 0, out, jnp.nan)
         return narrowed(log_weight(out) if log else out, scores.dtype)
 
     return over_rows(row, scores.ndim - 1)(scores, where)
+
+
+def _share(part, mask):
+    """`part * mask`, and 0 where `part` is 0 and `mask` is NaN."""
+    return jnp.where((part == 0) & jnp.isnan(mask), 0, part * mask)
 
 
 def _within(k, most):

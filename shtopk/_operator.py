@@ -85,7 +85,7 @@ def topk(
         of the embeddings. The mean over draws is the mixture. The weights get the gradient of the mixture; `embeddings`
         gets the gradient of the values that were returned; t gets the gradient 0. `draw` needs `key`, and excludes
         `straight_through`.
-      key: a key of `jax.random` for `draw`; with an `axis_name`, the same on all devices.
+      key: a key of `jax.random` for `draw`; with an `axis_name`, the same on all devices of that axis.
       order: "score" returns the slots in the order of the bracket. Their scores may be out of order, because a soft
         boost mixes the scores of its members. "position" sorts the slots by `indices`, the positions of their champions
         or drawn members in the input. Surplus slots come last.

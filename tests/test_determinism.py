@@ -13,7 +13,7 @@ import shtopk
 
 pytestmark = pytest.mark.usefixtures("full_effort")
 
-N, K = 40, 3
+N, K = 40, 12
 
 
 def everything(scores, dtype="float32"):

@@ -21,6 +21,17 @@ E, V = rng.normal(size=(B, N, D)), rng.normal(size=(B, N))
 WHERE = np.arange(B * N).reshape(B, N) % 5 != 3
 KEY = jax.random.key(0)
 
+
+def of_a_selection(e, v, where):
+    selection = shtopk.select(v, K, where=where)
+    rows = selection.matrix(), selection.pool(e), selection.unpool(e[:, :K])
+    return *rows, selection.sample(KEY), selection.entropy()
+
+
+def mask_and_log(e, v, where):
+    return shtopk.topk_mask(v, K, where=where), jnp.exp(shtopk.topk_mask(v, K, where=where, log=True))
+
+
 CALLS = {
     "topk": lambda e, v, where: shtopk.topk(e, v, K, where=where),
     "topk, resorted": lambda e, v, where: shtopk.topk(e, v, K, where=where, reseed=True),
@@ -34,17 +45,12 @@ CALLS = {
     "topk, a function": lambda e, v, where: shtopk.topk(
         e, v, K, where=where, boost=lambda high, low, _: jax.nn.sigmoid(high - low)
     ),
-    "topk_mask": lambda e, v, where: shtopk.topk_mask(v, K, where=where),
+    "topk_mask": mask_and_log,
     "topk_mask, real k": lambda e, v, where: shtopk.topk_mask(v, 2.5, where=where),
     "topk_mask, traced k": lambda e, v, where: shtopk.topk_mask(v, jnp.int32(K), where=where),
     "topk_mask, traced real k": lambda e, v, where: shtopk.topk_mask(v, jnp.float32(2.5), where=where),
-    "topk_mask, log": lambda e, v, where: jnp.exp(shtopk.topk_mask(v, K, where=where, log=True)),
-    "matrix": lambda e, v, where: shtopk.select(v, K, where=where).matrix(),
-    "pool": lambda e, v, where: shtopk.select(v, K, where=where).pool(e),
-    "unpool": lambda e, v, where: shtopk.select(v, K, where=where).unpool(e[:, :K]),
-    "sample": lambda e, v, where: shtopk.select(v, K, where=where).sample(KEY),
+    "Selection": of_a_selection,
     "log_prob": lambda e, v, where: shtopk.select(v, K).log_prob(shtopk.hard_topk(e, v, K).indices),
-    "entropy": lambda e, v, where: shtopk.select(v, K, where=where).entropy(),
     "anneal": lambda e, v, where: shtopk.anneal(v, 0.5, KEY, where=where).scores,
     "hard_topk": lambda e, v, where: shtopk.hard_topk(e, v, K, where=where, order="position"),
     "iterative_topk": lambda e, v, where: shtopk.iterative_topk(e, v, K, where=where),

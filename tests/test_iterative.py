@@ -119,6 +119,13 @@ def test_surplus_slots_are_zero_rows_with_score_minus_inf():
     chex.assert_tree_all_finite(gradients)
 
 
+def test_a_nan_in_a_row_that_takes_part_reaches_every_slot():
+    embeddings, scores = jnp.ones((4, 1)).at[3].set(jnp.nan), jnp.array([3.0, 2.0, 1.0, -1e4])
+    assert np.all(np.isnan(shtopk.iterative_topk(embeddings, scores, 2).embeddings))
+    where = jnp.arange(4) < 3
+    chex.assert_tree_all_finite(shtopk.iterative_topk(embeddings, scores, 2, where=where))
+
+
 def test_infinities_decide_and_nan_is_seen():
     embeddings = jnp.eye(5)
     scores = jnp.array([1.0, jnp.inf, 0.5, jnp.inf, -jnp.inf])

@@ -38,7 +38,7 @@ def test_every_method_weighs_k_rows_in_all(name):
     )
     embeddings = jnp.broadcast_to(jnp.eye(16, dtype=jnp.float32), (3, 16, 16))
     at = Moment(jnp.float32(METHODS[name].numbers[-1]), jnp.float32(1), jnp.float32(0), jax.random.key(0))
-    rows, weights = METHODS[name].choose(embeddings, scores, 4, at)
+    rows, weights = jax.jit(METHODS[name].choose, static_argnums=2)(embeddings, scores, 4, at)
     mask = jnp.einsum("brn,br->bn", rows, weights)
     gate = jax.nn.sigmoid(3.0 * METHODS[name].numbers[-1]) if name == "gated top k" else 1
     if name == "noise gate":  # its rows are noise as far as they are not chosen
@@ -110,7 +110,7 @@ def test_second_order_draws_are_right_of_quadratic_losses():
             return jnp.sum(pooled(embeddings, scores, 2, boost, 1.0, key) ** 2 @ price)
 
         keys = jax.random.split(jax.random.key(0), 20_000)
-        return jax.vmap(jax.grad(loss), (None, 0))(scores, keys).mean(0)
+        return jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(scores, keys).mean(0)
 
     exact = jax.grad(expected)(scores)
     largest = jnp.abs(exact).max()

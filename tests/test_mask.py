@@ -23,6 +23,15 @@ def test_a_real_k_mixes_its_two_neighbours(traced):
         np.testing.assert_allclose(mask.sum(-1), k)
 
 
+@pytest.mark.parametrize("k", [2, 7])
+def test_a_whole_real_k_has_the_nan_of_its_own_mask(k):
+    """Not that of its neighbour, whose share of the mask is 0."""
+    scores = jnp.array([jnp.nan, 3.0, 2.0, 1.0, 0.5, 0.2, 0.1])
+    mask = shtopk.topk_mask(scores, k)
+    assert 0 < np.sum(~np.isnan(mask))
+    np.testing.assert_allclose(shtopk.topk_mask(scores, jnp.asarray(float(k))), mask, rtol=1e-9)
+
+
 def test_k_may_be_an_array_of_any_kind():
     scores = scores_of(8)
     mixed, whole = shtopk.topk_mask(scores, 2.5), shtopk.topk_mask(scores, 2)

@@ -1,4 +1,5 @@
-"""The published quality, on the paper's distribution: E ~ U[-1, 1], v ~ U[0, 1], d = 32, float32, 256 draws."""
+"""The published quality, on the paper's distribution: E ~ U[-1, 1], v ~ U[0, 1], d = 32, float32, 256 draws (64 where the
+quality is far above its bound)."""
 
 import jax
 import jax.numpy as jnp
@@ -32,4 +33,4 @@ def test_power_20_has_the_published_quality(n, k, published):
 @pytest.mark.parametrize(("n", "k"), [(16384, 2), (16384, 256)])
 def test_the_default_does_not_degrade_with_the_number_of_rounds(n, k):
     # Published for Power(20): 0.194538 and 0.923726.
-    assert mean_nccs(n, k, shtopk.Relative()) > 0.97
+    assert mean_nccs(n, k, shtopk.Relative(), draws=64) > 0.97

@@ -11,7 +11,7 @@ from benchmarks import processes, profiled
 from benchmarks.compiled.cells import Cell
 from benchmarks.profiled import profile, report
 
-CELL = Cell(2, 64, 4, 8)
+CELL = Cell(2, 16, 4, 8)
 
 
 @pytest.mark.parametrize("way", ["default", "where=", "topk_mask, traced k", "plain port"])
@@ -76,7 +76,7 @@ def test_the_table_has_what_was_measured():
         {"way": "topk_mask", **cell, "mode": "gradient", "busy_ms": 5.0, "kernels": 8.0},
     ]
     assert list(report.table(rows)) == [
-        "| way | n = 64, k = 4, d = 8 |",
+        "| way | n = 16, k = 4, d = 8 |",
         "| ---: | ---: |",
         "| default | 0.12 / 4 ms, 7 / 9 |",
         "| topk_mask | - / 5 ms, - / 8 |",
