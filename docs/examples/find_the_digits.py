@@ -133,6 +133,11 @@ def attention(embeddings, scores, progress, key):
 
 
 # Training and evaluation
+@partial(jax.jit, static_argnums=0)
+def start(model, key):
+    return model.init(key, jnp.zeros((1, N, PIXELS**2)), partial(hard, progress=0, key=key))
+
+
 def train(name, select, split, steps, seed, heads=1):
     """A model and its parameters, trained with one way to select."""
     model = Finder(heads)
@@ -153,8 +158,7 @@ def train(name, select, split, steps, seed, heads=1):
         updates, state = optimiser.update(gradient, state)
         return optax.apply_updates(params, updates), state, value
 
-    key = jax.random.key(seed)
-    params = model.init(key, jnp.zeros((1, N, PIXELS**2)), partial(hard, progress=0, key=key))
+    params = start(model, jax.random.key(seed))
     state = optimiser.init(params)
     for step in (progress := tqdm(range(steps), desc=f"{name:9}")):
         params, state, value = update(params, state, step)
@@ -164,11 +168,10 @@ def train(name, select, split, steps, seed, heads=1):
 
 
 @partial(jax.jit, static_argnums=(0, 2))
-def evaluate(model, params, select, split):
+def evaluate(model, params, select, canvases, key):
     """Shares of the answers that are right, of canvases with all ten right, of digits among the 8 chosen."""
-    data_key, select_key = jax.random.split(jax.random.key(0))
-    patches, is_digit, present = draw_canvases(split, data_key, HELD_OUT)
-    log_absent, ranking = model.apply(params, patches, partial(select, progress=1.0, key=select_key))
+    patches, is_digit, present = canvases
+    log_absent, ranking = model.apply(params, patches, partial(select, progress=1.0, key=key))
     right = (log_absent < jnp.log(0.5)) == present
     chosen = jax.lax.top_k(ranking, K)[1]
     return right.mean(), right.all(axis=1).mean(), jnp.take_along_axis(is_digit, chosen, axis=1).mean()
@@ -228,12 +231,14 @@ def main():
     args = parser.parse_args()
     train_split, test_split = load_splits()
     learn = partial(train, split=train_split, steps=5 if args.quick else args.steps, seed=args.seed)
+    data_key, select_key = jax.random.split(jax.random.key(0))
+    judge = partial(evaluate, canvases=draw_canvases(test_split, data_key, HELD_OUT), key=select_key)
     ours = learn("shtopk", soft)
     table = {
-        "shtopk, soft": evaluate(*ours, soft, test_split),
-        "shtopk, hard": evaluate(*ours, hard, test_split),
-        "attention": evaluate(*learn("attention", attention, heads=K), attention, test_split),
-        "random patches": evaluate(*learn("random", random), random, test_split),
+        "shtopk, soft": judge(*ours, soft),
+        "shtopk, hard": judge(*ours, hard),
+        "attention": judge(*learn("attention", attention, heads=K), attention),
+        "random patches": judge(*learn("random", random), random),
     }
     print(f"{'held-out canvases':20}{'answers right':>16}{'all ten right':>16}{'digits found':>16}")
     for name, shares in table.items():
