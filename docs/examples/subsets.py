@@ -131,10 +131,9 @@ def majority_right(right):
     return count[..., K // 2 + 1 :].sum(axis=-1)
 
 
-def train(loss, steps, rate, seed):
+def train(loss, steps, held_out, rate, seed):
     """The expected reward on held-out episodes, with the five best scores, `CURVE + 1` times over the training."""
     model, key = Scorer(), jax.random.key(seed)
-    held_out = draw_episodes(jax.random.key(0), HELD_OUT)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
     def objective(params, step):
@@ -161,13 +160,13 @@ def train(loss, steps, rate, seed):
     return jnp.append(curve, evaluate(params))
 
 
-def compare(steps, seeds):
+def compare(steps, seeds, held_out):
     rows = {}
     for name, loss in WAYS.items():
-        of_seeds = jax.jit(jax.vmap(partial(train, loss, steps), in_axes=(None, 0)))
-        tuning = [float(of_seeds(rate, 1000 + jnp.arange(seeds))[:, -1].mean()) for rate in RATES]
+        of_seeds = jax.jit(jax.vmap(partial(train, loss, steps), in_axes=(None, None, 0)))
+        tuning = [float(of_seeds(held_out, rate, 1000 + jnp.arange(seeds))[:, -1].mean()) for rate in RATES]
         rate = RATES[int(np.argmax(tuning))]
-        curves = np.asarray(of_seeds(rate, 1 + jnp.arange(seeds)))
+        curves = np.asarray(of_seeds(held_out, rate, 1 + jnp.arange(seeds)))
         rows[name] = {
             "rate": rate,
             "tuning": tuning,
@@ -180,9 +179,8 @@ def compare(steps, seeds):
     return rows
 
 
-def limits():
+def limits(right):
     """The expected reward of five at random, and of the five that are right most often."""
-    right = draw_episodes(jax.random.key(0), HELD_OUT).right
     best = shtopk.hard_topk(right, right, K).embeddings
     return {"random": float(majority_right(right[:, :K]).mean()), "best": float(majority_right(best).mean())}
 
@@ -216,9 +214,10 @@ def main():
     )
     args = parser.parse_args()
     steps, seeds = (CURVE, 2) if args.quick else (args.steps, args.seeds)
-    bounds = limits()
+    held_out = draw_episodes(jax.random.key(0), 64 if args.quick else HELD_OUT)
+    bounds = limits(held_out.right)
     print(f"{'random':20}{bounds['random']:10.3f}\n{'best':20}{bounds['best']:10.3f}")
-    rows = compare(steps, seeds)
+    rows = compare(steps, seeds, held_out)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     settings = {
         "steps": steps,
