@@ -73,10 +73,12 @@ class Attention(nn.Module):
 class Transformer(nn.Module):
     """The logits of the next characters `(batch, 64, 128)`."""
 
+    depth: int = DEPTH
+
     @nn.compact
     def __call__(self, text, attend):
         x = nn.Embed(VOCABULARY, WIDTH)(text)
-        for layer in range(DEPTH):
+        for layer in range(self.depth):
             x += Attention()(nn.LayerNorm()(x), partial(attend, layer))
             x += nn.Dense(WIDTH)(nn.gelu(nn.Dense(2 * WIDTH)(nn.LayerNorm()(x))))
         return nn.Dense(VOCABULARY)(nn.LayerNorm()(x))
@@ -134,54 +136,61 @@ WAYS = {  # to train with, and to evaluate with
 
 
 # Training and evaluation
-def nats(params, text, attend):
-    logits = Transformer().apply(params, text[:, :-1], attend)
+def nats(model, params, text, attend):
+    logits = model.apply(params, text[:, :-1], attend)
     return optax.softmax_cross_entropy_with_integer_labels(logits, text[:, 1:]).mean()
 
 
-@partial(jax.jit, static_argnames=("way", "k", "steps"))
-def train(way, k, seeds, text, held_out, causal, steps):
-    """Train one model for each seed. Returns held-out nats a character, and the parameters.
+def start(model, seeds, text, causal):
+    """The parameters to start from, for each seed."""
+    attend = partial(full, causal=causal)
+    return jax.lax.map(lambda seed: model.init(jax.random.key(seed), text[:1, :-1], attend), seeds)
+
+
+@partial(jax.jit, static_argnames=("model", "way", "k", "steps"))
+def train(model, way, k, seeds, starts, text, held_out, causal, steps):
+    """Train one model for each seed, from `starts`. Returns held-out nats a character, and the parameters.
 
     `causal` is an argument: XLA would try to fold what follows from a constant while it compiles.
     """
+    loss = partial(nats, model)
     learn, evaluate = (partial(attend, k=k, causal=causal) for attend in WAYS[way])
     schedule = optax.warmup_cosine_decay_schedule(0, RATE, min(50, steps // 2), steps)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
-    def one(seed):
+    def one(run):
+        seed, params = run
+
         def step(state, i):
             params, moments = state
             row_key, key = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
             rows = text[jax.random.randint(row_key, (BATCH,), 0, len(text))]
-            gradient = jax.grad(nats)(params, rows, partial(learn, progress=i / steps, key=key))
+            gradient = jax.grad(loss)(params, rows, partial(learn, progress=i / steps, key=key))
             updates, moments = optimiser.update(gradient, moments)
             return (optax.apply_updates(params, updates), moments), None
 
         at_the_end = partial(evaluate, progress=1.0, key=jax.random.key(seed))
-        params = Transformer().init(jax.random.key(seed), text[:1, :-1], at_the_end)
         (params, _), _ = jax.lax.scan(step, (params, optimiser.init(params)), jnp.arange(steps))
         batches = held_out[: len(held_out) // 32 * 32].reshape(-1, 32, LENGTH + 1)
-        return jax.lax.map(lambda rows: nats(params, rows, at_the_end), batches).mean(), params
+        return jax.lax.map(lambda rows: loss(params, rows, at_the_end), batches).mean(), params
 
-    return jax.lax.map(one, seeds)
+    return jax.lax.map(one, (seeds, starts))
 
 
-def distances(params, text, k, causal):
+@partial(jax.jit, static_argnames=("model", "k"))
+def distances(model, params, text, k, causal):
     """Of the keys that trained indexers choose, the share at each distance `(layers, heads, 64)`."""
     shares = []
 
     def attend(layer, *to_read):
         places = jnp.arange(LENGTH)[None, None, None]
-        places = np.array(shtopk.hard_topk(places, to_read[-1], k, where=causal).embeddings)
-        distance = np.arange(k, LENGTH)[:, None] - places[:, :, k:]  # of the queries that have a choice
-        shares.append(
-            [np.bincount(head.ravel(), minlength=LENGTH) / head.size for head in distance.swapaxes(0, 1)]
-        )
+        places = shtopk.hard_topk(places, to_read[-1], k, where=causal).embeddings
+        distance = jnp.arange(k, LENGTH)[:, None] - places[:, :, k:]  # of the queries that have a choice
+        shares.append((distance[..., None] == jnp.arange(LENGTH)).mean(axis=(0, 2, 3)))
         return hard(layer, *to_read, k=k, causal=causal)
 
-    Transformer().apply(params, text[:, :-1], attend)
-    return np.array(shares)
+    model.apply(params, text[:, :-1], attend)
+    return jnp.stack(shares)
 
 
 # Picture
@@ -215,26 +224,29 @@ def main():
     parser.add_argument(
         "--out", type=Path, default=Path("sparse_attention.png"), help="picture; a .json beside it"
     )
-    parser.add_argument("--quick", action="store_true", help="train for 4 steps only, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="one layer, one k, 4 steps, to see that it runs")
     args = parser.parse_args()
-    steps, seeds, ks = (4, 1, (8,)) if args.quick else (args.steps, args.seeds, (4, 8, 16))
-    text, held_out = pieces(TRAIN), pieces(HELD_OUT)
+    steps, count, ks = (4, 1, (8,)) if args.quick else (args.steps, args.seeds, (4, 8, 16))
+    model, seeds = Transformer(depth=1 if args.quick else DEPTH), jnp.arange(count)
+    text, held_out = pieces(TRAIN), pieces(HELD_OUT)[: 32 if args.quick else None]
     causal = jnp.tri(LENGTH, dtype=bool)
+    starts = start(model, seeds, text, causal)  # the same for every way
     cases = [("full attention", LENGTH)] + [(way, k) for way in COLOURS for k in ks]
     rows = []
     for way, k in (progress := tqdm(cases)):
         progress.set_description(f"{way}, k = {k}")
-        loss, params = train(way, k, jnp.arange(seeds), text, held_out, causal, steps)
+        loss, params = train(model, way, k, seeds, starts, text, held_out, causal, steps)
         rows.append({"way": way, "k": k, "perplexity": [round(float(x), 4) for x in np.exp(loss)]})
         if (way, k) == ("shtopk", 8):
-            shares = distances(jax.tree.map(lambda x: x[0], params), held_out[:32], k, causal)
+            first = jax.tree.map(lambda x: x[0], params)
+            shares = np.asarray(distances(model, first, held_out[:32], k, causal), float)
     print(f"{'':16}{'k':>6}{'perplexity':>14}")
     for row in rows:
         print(f"{row['way']:16}{row['k']:6}{np.mean(row['perplexity']):14.3f}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     settings = {
         "steps": steps,
-        "seeds": seeds,
+        "seeds": count,
         "batch": BATCH,
         "characters": text[:, 1:].size,
         "cores": cores,
