@@ -239,6 +239,7 @@ def measure(cases_to_measure, steps, seeds, train_canvases, held_out, repeats):
     return rows, trained
 
 
+@partial(jax.jit, static_argnames=("way", "k"))
 def kept(params, way, k, patches):
     """The tokens that a trained model keeps `(canvases, k)`."""
     found = []
@@ -248,7 +249,7 @@ def kept(params, way, k, patches):
         return WAYS[way][1](x, scores, k=k)
 
     Classifier().apply(params, patches, prune)
-    return np.array(found[0])
+    return found[0]
 
 
 # Picture
@@ -262,7 +263,7 @@ def draw_picture(rows, trained, k, canvases, path, count=4):
     ways = [way for way in COLOURS if way != "random"]
     axes = right.subplots(len(ways), count)
     for way, line in zip(ways, axes, strict=True):
-        chosen = kept(trained[way, k], way, k, canvases.patches[:count])
+        chosen = np.asarray(kept(trained[way, k], way, k, canvases.patches[:count]))
         for ax, patches, tokens in zip(line, canvases.patches, chosen, strict=False):
             draw_canvas(ax, patches, tokens, COLOURS[way])
         line[0].set_ylabel(way)
