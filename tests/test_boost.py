@@ -26,12 +26,11 @@ def test_power_by_hand():
 
 @pytest.mark.parametrize(
     ("quantile", "unit"),
+    # At 0.75 the position is 0.75 * 3 = 2.25, between the third gap and the fourth.
     [(0.0, 10), (1.0, 1), (1 / 3, 5), (0.5, 4), (0.75, 0.75 * 3 + 0.25 * 1), (-1.0, 10), (2.0, 1)],
 )
 def test_relative_measures_by_an_interpolated_quantile_of_gaps(quantile, unit):
     w = shtopk.Relative(1.5, quantile)(HIGH, LOW, LIVE)
-    if quantile == 0.75:  # position 0.75 * 3 = 2.25, between the third gap and the fourth
-        unit = 0.75 * 3 + 0.25 * 1
     np.testing.assert_allclose(w, reference.sigmoid(1.5 * np.array([10, 5, 3, 1]) / unit))
 
 

@@ -27,7 +27,7 @@ def refused(kind, *words):
 
 
 @FOR_EVERY
-def test_k(function):
+def test_a_k_out_of_range_is_refused_by_name(function):
     call = EVERY[function]
     for k, shown in [(2.0, "2.0"), ("2", "'2'"), (None, "None"), (True, "True")]:
         if function == "topk_mask" and k == 2.0:
@@ -59,7 +59,7 @@ def test_real_and_traced_k_for_topk_mask():
         shtopk.topk_mask(V, 2.5, candidates=2)
 
 
-def test_draw_and_key():
+def test_draw_without_its_key_is_refused_by_name():
     key: Any = jax.random.key(0)
     with refused(ValueError, "draw and key go together", "key=None", "jax.random.key(0)"):
         shtopk.topk(E, V, 2, draw=0.5)
@@ -78,7 +78,7 @@ def test_draw_and_key():
             shtopk.topk(E, V, 2, draw=1.0, key=cast(Any, wrong))
 
 
-def test_anneal():
+def test_anneal_refuses_bad_arguments_by_name():
     with refused(ValueError, "progress must be in [0, 1]", "500", "step / steps"):
         shtopk.anneal(V, 500)
     with refused(ValueError, "sharpness must be positive", "(0.0, 100.0)"):
@@ -104,7 +104,7 @@ def test_indices_of_a_subset():
 
 
 @FOR_EVERY
-def test_scores(function):
+def test_scores_of_a_wrong_kind_are_refused_by_name(function):
     call = EVERY[function]
     with refused(ValueError, "scores", "(..., n)", "()"):
         call(1.0, 1)
@@ -118,7 +118,7 @@ def test_scores(function):
 
 
 @pytest.mark.parametrize("function", WITH_PAYLOAD)
-def test_embeddings(function):
+def test_embeddings_that_do_not_fit_are_refused_by_name(function):
     for dtype in () if function is shtopk.hard_topk else (int, complex):
         with refused(TypeError, "must be floating point", np.dtype(dtype).name, "indices", "astype"):
             function(E.astype(dtype), V, 2)
@@ -146,7 +146,7 @@ def test_pool_and_unpool():
 
 
 @FOR_EVERY
-def test_where(function):
+def test_a_where_that_does_not_fit_is_refused_by_name(function):
     call = EVERY[function]
     with refused(TypeError, "where must be boolean", "float64", "!= 0"):
         call(V, 2, where=V)
@@ -159,7 +159,7 @@ def test_where(function):
 
 
 @pytest.mark.parametrize("function", ["topk", "select"])
-def test_candidates(function):
+def test_candidates_out_of_range_are_refused_by_name(function):
     call = EVERY[function]
     for m in (1, 6):
         with refused(ValueError, "k <= candidates <= n", f"candidates={m}", "2 to 5"):
@@ -170,7 +170,7 @@ def test_candidates(function):
         jax.jit(lambda m: call(V, 2, candidates=m))(3)
 
 
-def test_words():
+def test_an_unknown_word_is_refused_by_name():
     for call in (shtopk.topk, shtopk.hard_topk):
         with refused(ValueError, "order must be one of 'score', 'position'", "'best'"):
             call(E, V, 2, order="best")
@@ -183,7 +183,7 @@ def test_words():
 
 
 @pytest.mark.parametrize("function", ["topk", "select", "topk_mask"])
-def test_boost(function):
+def test_a_boost_that_cannot_work_is_refused_by_name(function):
     call = EVERY[function]
     with refused(TypeError, "boost must be callable", "6.0", "shtopk.Relative()"):
         call(V, 2, boost=6.0)
@@ -203,7 +203,7 @@ def test_boost(function):
             call(V, 2, boost=wrong(jnp.ones(3)))
 
 
-def test_nccs():
+def test_nccs_refuses_rows_that_do_not_fit():
     with refused(ValueError, "share one shape", "(5, 2)", "(2, 5)"):
         shtopk.nccs(E, E.T)
     with refused(ValueError, "(..., k, d)", "(5,)"):
@@ -277,7 +277,7 @@ def test_what_is_no_number_is_refused_by_name(value, kind):
 
 
 @pytest.mark.parametrize("value", ["no", None, 1, jnp.array(True)], ids=repr)
-def test_flags(value):
+def test_a_flag_that_is_no_bool_is_refused_by_name(value):
     for call in (EVERY["topk"], EVERY["select"], EVERY["topk_mask"]):
         with refused(TypeError, "reseed must be True or False", repr(value), "static_argnames='reseed'"):
             call(V, 2, reseed=value)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("full_effort")
 
 @pytest.fixture
 def compilations(caplog):
-    """The names of the functions compiled since the fixture, or since `clear`, was called."""
+    """The number of functions compiled since the fixture, or since `clear`, was called, as its length."""
 
     class Log:
         def clear(self):

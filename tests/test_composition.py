@@ -194,7 +194,7 @@ def test_a_boost_is_saved_and_restored_by_orbax(trained, tmp_path):
     shtopk.topk_mask(jnp.arange(4.0), 2, boost=restored["boost"])
 
 
-def test_flax_restores_a_model_with_a_learned_sharpness(tmp_path):
+def test_flax_restores_a_model_with_a_learned_sharpness():
     model = LinenPool()
     params = model.init(jax.random.key(1), tokens())
     blank = jax.tree.map(jnp.zeros_like, params)

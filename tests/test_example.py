@@ -90,13 +90,11 @@ def test_what_the_guide_says_of_the_pooled_encoder():
     assert steps(ours) * ours["step_seconds"] < steps(unpooled) * unpooled["step_seconds"]
 
 
-def results(example):
-    return json.loads((EXAMPLES.parents[1] / f"benchmarks/results/{example}.json").read_text())
-
-
 def choices(table, kind):
     """The rows for one table and kind of choice, by way and the mean k to a whole number, as arrays over splits."""
-    rows = [r for r in results("choose_the_features")["rows"] if (r["table"], r["choice"]) == (table, kind)]
+    rows = [
+        r for r in results_of("choose_the_features")["rows"] if (r["table"], r["choice"]) == (table, kind)
+    ]
     return {(r["way"], round(np.mean(r["k"]))): (np.array(r["k"]), np.array(r["accuracy"])) for r in rows}
 
 
@@ -141,7 +139,7 @@ def test_the_guide_says_what_a_choice_by_input_gives():
 
 @pytest.mark.parametrize("table", ["breast cancer", "digits"])
 def test_a_higher_price_buys_fewer_features(table):
-    learned = [r for r in results("choose_the_features")["rows"] if r["price"] and r["choice"] == "global"]
+    learned = [r for r in results_of("choose_the_features")["rows"] if r["price"] and r["choice"] == "global"]
     learned = sorted((r for r in learned if r["table"] == table), key=lambda r: r["price"])
     sizes = [np.mean(r["k"]) for r in learned]
     assert sizes == sorted(sizes, reverse=True)
@@ -149,7 +147,7 @@ def test_a_higher_price_buys_fewer_features(table):
 
 
 def test_the_guide_says_how_the_ways_to_choose_keys_compare():
-    found = {(r["way"], r["k"]): np.mean(r["perplexity"]) for r in results("sparse_attention")["rows"]}
+    found = {(r["way"], r["k"]): np.mean(r["perplexity"]) for r in results_of("sparse_attention")["rows"]}
     for k, behind in ((4, 1.4), (8, 1.2), (16, 0.7)):
         others = [found["gated top k", k], found["random", k], found["full attention", 64]]
         assert found["shtopk", k] < min(others)
@@ -159,7 +157,7 @@ def test_the_guide_says_how_the_ways_to_choose_keys_compare():
 
 
 def pruned():
-    return {(row["way"], row["k"]): row for row in results("prune_the_tokens")["rows"]}
+    return {(row["way"], row["k"]): row for row in results_of("prune_the_tokens")["rows"]}
 
 
 KS = (4, 8, 16, 32)

@@ -106,7 +106,7 @@ def test_batch_and_features_may_both_be_split_by_type():
     assert got[1].embeddings.sharding == NamedSharding(over, P("b", None, "f"))
 
 
-def test_outside_of_jit_as_well():
+def test_a_batch_split_by_type_needs_no_jit():
     over = jax.make_mesh((8,), ("b",), axis_types=(jax.sharding.AxisType.Explicit,))
     with jax.set_mesh(over):  # JAX 0.12 needs it here for any operation with a constant under `vmap`
         out = shtopk.topk(put(E, over, "b"), put(V, over, "b"), K)

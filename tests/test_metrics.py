@@ -10,7 +10,7 @@ import reference
 import shtopk
 
 
-def test_by_hand():
+def test_nccs_of_two_rows_by_hand():
     # The first row has its like, the second one at 45 degrees, at best.
     assert np.isclose(shtopk.nccs(jnp.eye(2), jnp.array([[3.0, 0.0], [2.0, 2.0]])), (1 + np.sqrt(0.5)) / 2)
 

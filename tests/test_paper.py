@@ -1,5 +1,7 @@
-"""The published quality, on the paper's distribution: E ~ U[-1, 1], v ~ U[0, 1], d = 32, float32, 256 draws (64 where the
-quality is far above its bound)."""
+"""The published quality, on the paper's distribution: E ~ U[-1, 1], v ~ U[0, 1], d = 32, float32.
+
+The mean is over 256 draws, or 64 where the quality is far above its bound.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -303,9 +303,7 @@ def test_a_leading_axis_of_size_1_is_shared(choose):
         def copied(payload, scores):
             return loss(jnp.broadcast_to(payload, (3, 2, *payload.shape[2:])), scores)
 
-        got, want = (
-            jax.jit(jax.grad(f, (0, 1), has_aux=True))(payload, scores) for f in (loss, copied)
-        )
+        got, want = (jax.jit(jax.grad(f, (0, 1), has_aux=True))(payload, scores) for f in (loss, copied))
         chex.assert_trees_all_close(got, want, rtol=1e-9, atol=1e-12)
 
 

@@ -1,7 +1,6 @@
 """What travels between devices: the collectives in compiled HLO, and their bytes."""
 
 import re
-from collections import Counter
 
 import numpy as np
 
@@ -24,14 +23,6 @@ def arrays(compiled):
 def _size(array):
     elements = np.prod([int(x) for x in array["shape"].split(",") if x], dtype=np.int64)
     return int(elements) * max(1, int(array["bits"] or 8) // 8)
-
-
-def results(compiled):
-    """`{collective: bytes of its results}`."""
-    total = Counter()
-    for kind, size in arrays(compiled):
-        total[kind] += size
-    return dict(total)
 
 
 def sent(collective, result, devices):
