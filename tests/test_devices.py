@@ -29,7 +29,7 @@ def test_the_guides_program_runs_and_learns():
     right = [float(line.split("right ")[1]) for line in steps]
     assert right[0] < 0.5  # of four classes
     assert max(right[-2:]) > 0.5
-    assert selection == "512 (32, 512)"
+    assert selection == "128 (32, 128)"
 
 
 def test_the_whole_plan_was_measured():
