@@ -2,7 +2,8 @@
 
 In a program compiled for a GPU each instruction of the entry computation is a kernel, a fusion counting as one; a loop
 starts its body's kernels once a trip, and of a conditional the longest branch counts. For a TPU the same count is of
-the operations in sequence, and each carries the compiler's own estimate of its cycles.
+the operations in sequence. Each carries the compiler's own estimate of its cycles, except for sorts, gathers, scatters
+and kernels of the compiler's own, such as that of a softmax with a product.
 """
 
 import math
