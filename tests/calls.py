@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 import shtopk
 
-# Small, as nearly all of the time goes into compiling: two rounds, or one with half of the candidates.
+# Small, as nearly all of the time goes into compiling: two rounds to K slots, one to N // 2.
 N, K, D = 6, 2, 2
 
 rng = np.random.default_rng(0)

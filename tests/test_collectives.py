@@ -115,10 +115,10 @@ def test_pool_with_scatter_sums_to_each_device_its_slots():
 
 @pytest.mark.skipif("checked" not in CHECKED, reason="the formula is that of the checked form")
 def test_the_formula_counts_these_bytes():
-    for candidates in (None, 12):
-        found = step_arrays("checked", candidates=candidates) if candidates else step_arrays("checked")
+    for options in ({}, {"candidates": 12}):
+        found = step_arrays("checked", **options)
         sent = sum(collectives.sent(kind, size, DEVICES) for kind, size in found)
-        assert sent == report.formula(DEVICES, N, K, D, candidates)
+        assert sent == report.formula(DEVICES, N, K, D, **options)
 
 
 # The same function under jit, its arrays laid out over devices by NamedSharding

@@ -13,7 +13,7 @@ import shtopk
 
 pytestmark = pytest.mark.usefixtures("full_effort")
 
-N, K = 40, 12
+N, K = 40, 3
 
 
 def everything(scores, dtype="float32"):

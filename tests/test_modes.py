@@ -92,7 +92,7 @@ def test_one_export_serves_every_batch_size(name):
     wanted = f(*x)
     for batch in (1, 3):
         for got, want in zip(exported.call(*(y[:batch] for y in x)), wanted, strict=True):
-            # Of an array with the batch in front, or of a gradient in it: a row does not depend on the others.
+            # A row of a batch does not depend on the others, nor does its gradient.
             np.testing.assert_allclose(got, want[:batch], rtol=1e-5, atol=1e-6)
 
 
