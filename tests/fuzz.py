@@ -155,7 +155,7 @@ def check(c, run, scores, where, number):
         return ["with infinities"]
     assert np.all(np.isfinite(outs["out"].embeddings))
     assert np.all(np.isfinite(outs["out"].scores[: min(c.k, live)]))
-    scores_are_pooled(c, outs["selection"], np.where(where, v, 0), min(c.k, live))
+    scores_are_pooled(c, outs["selection"], v, where, min(c.k, live))
     kinds = [
         "finite",
         *against_oracle(c, outs, v, where, number),
@@ -173,17 +173,20 @@ def check(c, run, scores, where, number):
     return kinds
 
 
-def scores_are_pooled(c, selection, v, live):
+def scores_are_pooled(c, selection, v, where, live):
     """The score of each of the `live` slots is the sum of its members' scores by weight.
 
-    A slot that is won outright has its score to a rounding of this score; others to one of the worst of the k best.
+    A slot that is won outright has its score to a rounding of this score; others, and slots that were sorted again, to
+    one of the worst of the k best.
     """
+    worst, v = np.abs(np.sort(v[where])[::-1][:live][-1:]), np.where(where, v, 0)
     members = selection.indices[:live].astype(int)
     weights, parts = selection.weights[:live], selection.weights[:live] * np.abs(v[members])
     slight = np.sum(parts, axis=-1, where=weights <= 64 * c.inside)  # shares that may count as 0
-    mixed = weights.max(-1) < 1 - 64 * c.inside
-    size = parts.sum(-1) + mixed * np.abs(selection.scores[:live].min(initial=np.inf))
-    most = (64 * c.inside + 2 * c.eps) * size + slight + float(jnp.finfo(c.dtype).tiny)
+    moved = c.reseed | (weights.max(-1) < 1 - 64 * c.inside)
+    size = parts.sum(-1) + moved * worst
+    tiny = members.shape[-1] * float(jnp.finfo(c.dtype).tiny)  # each part may underflow
+    most = (64 * c.inside + 2 * c.eps) * size + slight + tiny
     error = np.abs(selection.scores[:live] - np.sum(weights * v[members], axis=-1))
     assert np.all(error <= most), (selection.scores[:live], error, most)
 
