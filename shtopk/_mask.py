@@ -35,8 +35,7 @@ def topk_mask(
 
     Args:
       scores: `(..., n)` floating, larger is better.
-      k: int, float, or array of shape (), `1 <= k <= n`. A JAX array out of range, traced or
-        not, gives a mask of NaN.
+      k: int, float, or array of shape (), `1 <= k <= n`. A JAX array out of range, traced or not, gives a mask of NaN.
       boost, reseed, where: see `topk`.
       candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores. A
         traced k above `candidates` gives a mask of NaN.
@@ -115,6 +114,7 @@ def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, devic
 
 def _share(part, mask):
     """`part * mask`, and 0 where `part` is 0 and `mask` is NaN."""
+    # Only there: elsewhere the derivative in `part` is `mask`, also where `part` is 0.
     return jnp.where((part == 0) & jnp.isnan(mask), 0, part * mask)
 
 

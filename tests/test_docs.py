@@ -148,7 +148,7 @@ def test_hooks_and_workflow_run_the_commands_of_ci():
     assert re.findall(r"run: (.*)", workflow) == [".ci/run"]
 
 
-def test_what_the_pages_show_of_python_is_run_when_they_are_built():
+def test_what_the_pages_show_of_python_is_run_in_the_build():
     # `{code-cell}` is run; a plain block of Python is only shown, and stands for other people's code.
     pages = "\n".join(page.read_text() for page in PAGES)
     blocks = re.findall(r"```python\n(.*?)```", pages, flags=re.DOTALL)

@@ -130,9 +130,9 @@ def test_the_mask_of_a_traced_k_is_the_references(n, ks, reseed):
         return reference.mask(v, k, reference.relative(6.0, 0.75), reseed) if k < len(v) else np.ones(len(v))
 
     for k in ks:
-        np.testing.assert_allclose(mask(scores, k), want(scores, k), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(mask(scores, k), want(scores, k), rtol=1e-9, atol=1e-15)
         got = np.asarray(masked(scores, k))
-        np.testing.assert_allclose(got[where], want(scores[where], k), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(got[where], want(scores[where], k), rtol=1e-9, atol=1e-15)
         assert np.all(got[~where] == 0)
 
 

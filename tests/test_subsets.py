@@ -30,7 +30,7 @@ def log_prob(selection, indices):
 
 def probabilities(selection):
     """The probability of every subset, `(subsets, ...)`."""
-    return np.exp(jax.jit(jax.vmap(log_prob, (None, 0)))(selection, SUBSETS))
+    return np.exp(jax.vmap(log_prob, (None, 0))(selection, SUBSETS))
 
 
 @FOR_EVERY_CASE

@@ -10,7 +10,7 @@ from benchmarks.compiled.targets import TARGETS
 from benchmarks.compiled.ways import WAYS
 
 COLOURS = dict(zip(SERIES_WAYS, ("#0072b2", "#d55e00", "#cc79a7", "#009e73"), strict=True))
-TPU = "millions of cycles, as the compiler estimates them, without sorts, gathers, scatters and kernels of its own"
+TPU_UNIT = "millions of cycles, as the compiler estimates them, without sorts, gathers, scatters and kernels of its own"
 COUNTS = (2, 5, 10, 20, 50, 100, 200, 500)  # marked along y
 
 
@@ -37,7 +37,7 @@ def text(results):
     )
     for target, found in results.items():
         versions = found["versions"] | found["settings"]["wheels"]
-        unit = TPU if target == "tpu" else "kernels started"
+        unit = TPU_UNIT if target == "tpu" else "kernels started"
         yield from ["", f"## {found['settings']['target']}: {unit}", ""]
         yield ", ".join(f"{name} {version}" for name, version in versions.items() if name != "numpy") + "."
         yield from ["", *table(found["rows"], cycles if target == "tpu" else launches)]
