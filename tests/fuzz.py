@@ -176,15 +176,16 @@ def check(c, run, scores, where, number):
 def scores_are_pooled(c, selection, v, where, live):
     """The score of each of the `live` slots is the sum of its members' scores by weight.
 
-    A slot that is won outright has its score to a rounding of this score; others, and slots that were sorted again, to
-    one of the worst of the k best.
+    A slot that is won outright by the seed of its number has its score to a rounding of this score; others to one of
+    the worst of the k best.
     """
-    worst, v = np.abs(np.sort(v[where])[::-1][:live][-1:]), np.where(where, v, 0)
+    ranked, v = np.sort(v[where])[::-1][:live], np.where(where, v, 0)
     members = selection.indices[:live].astype(int)
     weights, parts = selection.weights[:live], selection.weights[:live] * np.abs(v[members])
     slight = np.sum(parts, axis=-1, where=weights <= 64 * c.inside)  # shares that may count as 0
-    moved = c.reseed | (weights.max(-1) < 1 - 64 * c.inside)
-    size = parts.sum(-1) + moved * worst
+    winner = np.take_along_axis(members, weights.argmax(-1)[:, None], -1)[:, 0]
+    moved = (v[winner] != ranked) | (weights.max(-1) < 1 - 64 * c.inside)
+    size = parts.sum(-1) + moved * np.abs(ranked[-1:])
     tiny = members.shape[-1] * float(jnp.finfo(c.dtype).tiny)  # each part may underflow
     most = (64 * c.inside + 2 * c.eps) * size + slight + tiny
     error = np.abs(selection.scores[:live] - np.sum(weights * v[members], axis=-1))
