@@ -25,6 +25,11 @@ def main():
         if name == "learning":
             command.add_argument("--task", nargs="+", dest="tasks", help="these tasks only")
             command.add_argument("--method", nargs="+", dest="methods", help="these methods only")
+            command.add_argument(
+                "--more-seeds",
+                action="store_true",
+                help="a few methods on 15 further seeds, as they were tuned",
+            )
         if name == "compiled":
             command.add_argument("--target", choices=("h100", "a100", "tpu"), help="this one only")
     arguments = vars(parser.parse_args())

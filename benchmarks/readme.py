@@ -82,7 +82,7 @@ def learning():
     """Mean scores at hard evaluation, a column for each task, and the seeds that failed."""
     found = {
         task: {s["method"]: s for s in learning_report.summary(result)}
-        for task, result in learning_report.read(RESULTS).items()
+        for task, result in learning_report.with_all_seeds(RESULTS).items()
     }
     lines = []
     for name, way in LEARNING.items():

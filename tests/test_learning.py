@@ -22,6 +22,7 @@ from benchmarks.learning.train import Trainer
 
 ROOT = Path(__file__).parent.parent
 RESULTS = report.read(ROOT / "benchmarks" / "results")
+MORE = report.read(ROOT / "benchmarks" / "results", more_seeds=True)
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +139,8 @@ def test_every_task_was_measured_and_ours_stayed_finite():
 def test_the_docs_of_training_show_the_committed_results():
     docs = (ROOT / "docs" / "training.md").read_text()
     assert "\n".join(report.headline(RESULTS)) in docs
-    assert (ROOT / "benchmarks" / "results" / "learning.md").read_text() == report.text(RESULTS)
+    assert "\n".join(report.by_all_seeds(RESULTS, MORE)) in docs
+    assert (ROOT / "benchmarks" / "results" / "learning.md").read_text() == report.text(RESULTS, MORE)
 
 
 def test_the_recipe_of_the_docs_is_the_one_measured():
@@ -153,6 +155,18 @@ def test_the_recipe_of_the_docs_is_the_one_measured():
         np.testing.assert_allclose(names["mask_of_rows"](scores, 4, progress, at.key), mask, atol=1e-4)
         slots, _ = METHODS["recipe, by drawn slots"].choose(rows, scores, 4, at)
         np.testing.assert_allclose(names["drawn_slots"](rows, scores, 4, progress, at.key), slots, atol=1e-4)
+
+
+def test_drawn_slots_follow_the_mask_after_three_quarters():
+    task = TASKS["features-xor"]
+    names = ("recipe, mask then drawn slots", "recipe", "recipe, by drawn slots")
+    trainers = [Trainer(task, METHODS[name], 100) for name in names]
+    params, key = trainers[0].init(0)[0], jax.random.key(1)
+    both, mask, slots = (jax.jit(trainer._loss) for trainer in trainers)
+    for progress, alone in ((0.74, mask), (0.75, slots)):
+        loss = both(params, 1.0, progress, key)
+        np.testing.assert_allclose(loss, alone(params, 1.0, progress, key), rtol=1e-5)
+    assert abs(mask(params, 1.0, 0.75, key) - loss) > 5e-5
 
 
 ROWS = {name: {s["method"]: s for s in report.summary(result)} for name, result in RESULTS.items()}
@@ -196,7 +210,7 @@ def test_the_mask_is_level_with_the_best_peer_on_eight_tasks():
 
 
 def test_what_the_docs_say_of_the_pruned_transformer():
-    rows, (mask, drawn_slots, plain_slots) = ROWS[PRUNING], report.FORMS
+    rows, (mask, _, drawn_slots, plain_slots) = ROWS[PRUNING], report.FORMS
     assert best_peer(PRUNING) == "threshold mask"
     assert abs(standard_errors(PRUNING, mask, "threshold mask")) < 1
     assert abs(standard_errors(PRUNING, drawn_slots, "threshold mask")) < 1
@@ -225,12 +239,51 @@ def test_what_the_docs_say_of_drawn_slots():
     for task in ROWS:
         assert abs(standard_errors(task, "recipe, by drawn slots", "recipe, by slots")) <= 2
     for task in EIGHT:
-        for slots in report.FORMS[1:]:
+        for slots in ("recipe, by drawn slots", "recipe, by slots"):
             assert standard_errors(task, "recipe", slots) > -1
     assert ROWS["digits-256"]["recipe, by drawn slots"]["failed"] == 3
     second = "recipe, by drawn slots, second order"
     for task in ("marked-tokens", "digits-256", PRUNING):
         assert abs(standard_errors(task, second, "recipe, by drawn slots")) <= 2
+
+
+def test_what_the_docs_say_of_the_mask_and_then_drawn_slots():
+    both, mask, drawn_slots = "recipe, mask then drawn slots", "recipe", "recipe, by drawn slots"
+    assert all(abs(standard_errors(task, both, mask)) < 1 for task in ROWS)
+    assert {row["method"]: row["tuned_over"] for row in RESULTS[PRUNING]["rows"]}[both] == 1
+    assert failed(both) == (ROWS["digits-1024"][both]["failed"], 40) == (1, 40)
+    ahead = {task for task in ROWS if standard_errors(task, both, drawn_slots) > 1}
+    chosen = {"marked-tokens", "digits-256", "selective-copying", "features-orange-skin", "features-additive"}
+    assert ahead == chosen
+    assert round(standard_errors(PRUNING, "recipe, by slots", both), 1) == 1.4
+    assert (mean("selective-copying", both), mean("selective-copying", drawn_slots)) == (1.0, 0.702)
+
+
+def test_what_the_docs_say_of_more_seeds():
+    assert set(MORE) == {"marked-tokens", "digits-1024"}
+    for task, more in MORE.items():
+        assert {row["method"] for row in more["rows"]} == set(report.COMPARED)
+        tuned = {row["method"]: (row["rate"], row["number"]) for row in RESULTS[task]["rows"]}
+        assert all(tuned[row["method"]] == (row["rate"], row["number"]) for row in more["rows"])
+    over_all = {
+        task: {s["method"]: s for s in report.summary(report.with_further_seeds(RESULTS[task], more))}
+        for task, more in MORE.items()
+    }
+
+    def ahead(task, method, other):
+        ours, theirs = over_all[task][method], over_all[task][other]
+        return (ours["mean"] - theirs["mean"]) / np.hypot(ours["error"], theirs["error"])
+
+    digits, marked = over_all["digits-1024"], over_all["marked-tokens"]
+    assert all(s["mean"] < mean("digits-1024", name) - 0.04 for name, s in digits.items())
+    told = {"recipe": (0.802, 4), "threshold mask": (0.836, 3), "gated top k": (0.763, 9)}
+    assert {name: (round(digits[name]["mean"], 3), digits[name]["failed"]) for name in told} == told
+    assert abs(ahead("digits-1024", "recipe", "threshold mask")) < 1
+    assert 0 < ahead("digits-1024", "recipe", "gated top k") < 1
+    for name, score in (("recipe", 0.933), ("recipe, mask then drawn slots", 0.936)):
+        assert (round(marked[name]["mean"], 3), marked[name]["failed"]) == (score, 0)
+        assert abs(score - mean("marked-tokens", name)) < 0.005
+        assert ahead("marked-tokens", name, "threshold mask") > 2
 
 
 def test_what_the_docs_say_of_the_peers_over_all_tasks():

@@ -3,6 +3,8 @@
 `python -m benchmarks learning [--task NAME ...] [--method NAME ...] [--quick]`. Each method is tuned over the same
 budget, two learning rates by two values of its own number, on a seed of its own; the best of the four is then
 trained on fresh seeds: five, or as many as the task asks for. The recipe has no number to tune.
+
+`--more-seeds` trains a few methods on 15 further seeds, as they were tuned, where five seeds say too little.
 """
 
 import json
@@ -14,7 +16,9 @@ from benchmarks import records
 from benchmarks.learning import report
 from benchmarks.learning.methods import BY_LOGS, METHODS
 from benchmarks.learning.tasks import TASKS
-from benchmarks.learning.train import HELD_OUT, RATES, SEGMENTS, TUNING_SEED, measure
+from benchmarks.learning.train import HELD_OUT, RATES, SEGMENTS, TUNING_SEED, configurations, measure
+
+MORE_SEEDS = list(range(5, 20))
 
 
 def write(path, settings, row, started):
@@ -28,17 +32,32 @@ def write(path, settings, row, started):
     records.write(path, settings=settings, rows=rows, started=started)
 
 
-def run(quick, tasks=None, methods=None):
-    tasks = tasks or (["marked-tokens"] if quick else list(TASKS))
-    methods = methods or (["recipe", "gated top k", "iterative, annealed"] if quick else list(METHODS))
+def jobs(tasks, methods, quick, more_seeds):
+    """What is trained: the task, the method, the seeds, and the configurations to tune over."""
+    results = report.read(records.directory(quick))
+    for name in tasks:
+        seeds = MORE_SEEDS if more_seeds else list(range(1 if quick else TASKS[name].seeds))
+        tuned = {
+            row["method"]: (row["rate"], row["number"]) for row in results.get(name, {"rows": []})["rows"]
+        }
+        for method in methods:
+            if method in BY_LOGS or not TASKS[name].reads_logs:
+                known = tuned.get(method if more_seeds else METHODS[method].first)
+                yield name, method, seeds, configurations(method) if known is None else [known]
+
+
+def run(quick, tasks=None, methods=None, more_seeds=False):
+    tasks = tasks or (list(report.MORE) if more_seeds else ["marked-tokens"] if quick else list(TASKS))
+    some = report.COMPARED if more_seeds else ["recipe", "gated top k", "iterative, annealed"]
+    methods = methods or (some if quick or more_seeds else list(METHODS))
     for given, known in ((tasks, TASKS), (methods, METHODS)):
         if unknown := set(given) - set(known):
             raise SystemExit(f"unknown: {sorted(unknown)}; there are {list(known)}")
-    seeds = {name: list(range(1 if quick else TASKS[name].seeds)) for name in tasks}
-    pairs = {name: [m for m in methods if m in BY_LOGS or not TASKS[name].reads_logs] for name in tasks}
-    runs = sum(len(RATES) * len(METHODS[m].numbers) + len(seeds[name]) for name in tasks for m in pairs[name])
+    found = list(jobs(tasks, methods, quick, more_seeds))
+    runs = sum(len(seeds) + len(grid) * (len(grid) > 1) for _, _, seeds, grid in found)
     with tqdm(total=runs * SEGMENTS, unit="segment") as progress:
-        for name, applicable in pairs.items():
+        for name, method, seeds, grid in found:
+            progress.set_description(f"{name}, {method}")
             started, task = time.monotonic(), TASKS[name]
             steps = task.steps // 3 if quick else task.steps
             settings = {
@@ -51,10 +70,9 @@ def run(quick, tasks=None, methods=None):
                 "segments": SEGMENTS,
                 "rates": RATES,
                 "tuning_seed": TUNING_SEED,
-                "seeds": seeds[name],
+                "seeds": seeds,
             }
-            for method in applicable:
-                progress.set_description(f"{name}, {method}")
-                row = measure(task, method, steps, seeds[name], progress)
-                write(records.directory(quick) / f"learning-{name}.json", settings, row, started)
+            row = measure(task, method, steps, seeds, progress, grid)
+            path = report.path(records.directory(quick), name, more_seeds)
+            write(path, settings, row, started)
     report.write(records.directory(quick))

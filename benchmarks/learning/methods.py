@@ -10,17 +10,21 @@ import shtopk
 from benchmarks.boosts import COMPROMISE, FAMILIES
 from benchmarks.learning import drawn, peers
 
+SWITCH = 0.75  # the progress at which the second of two methods takes over
+
 
 class Method(NamedTuple):
     """`choose` as in `peers`; `hard_weights(scores (b, k), number, k)` at hard evaluation, 1 if None.
 
-    `logs` is `choose` with the logs of its weights, where the log of what it gives is not finite.
+    `logs` is `choose` with the logs of its weights, where the log of what it gives is not finite. `first` names the
+    method that trains until `SWITCH`, if that is another. Both then take the configuration to which it was tuned.
     """
 
     choose: Callable
     numbers: tuple
     hard_weights: Callable | None = None
     logs: Callable | None = None
+    first: str | None = None
 
     def choose_log(self, *args):
         """The rows and the logs of their weights."""
@@ -125,6 +129,7 @@ def schedule(at):
 
 METHODS = {
     "recipe": Method(recipe(), (1.0,), logs=recipe(log=True)),
+    "recipe, mask then drawn slots": Method(recipe_by_drawn_slots(), (1.0,), first="recipe"),
     "recipe, by slots": Method(recipe_by_slots, (1.0,)),
     "recipe, by drawn slots": Method(recipe_by_drawn_slots(), (1.0,)),
     "recipe, by drawn slots, second order": Method(recipe_by_drawn_slots(pooled=drawn.second_order), (1.0,)),
@@ -161,6 +166,7 @@ METHODS = {
 # Those whose weights have a log: what a model that adds it to its attention can be trained by.
 BY_LOGS = [
     "recipe",
+    "recipe, mask then drawn slots",
     "recipe, by slots",
     "recipe, by drawn slots",
     "recipe, by drawn slots, second order",

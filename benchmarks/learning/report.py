@@ -21,13 +21,19 @@ HEAD = (
     "ms a step",
     "rate, number",
 )
-FORMS = ("recipe", "recipe, by drawn slots", "recipe, by slots")
-DRAWN = (*FORMS, "Relative, fixed", "threshold mask", "gated top k")  # the lines of the figure
+FORMS = ("recipe", "recipe, mask then drawn slots", "recipe, by drawn slots", "recipe, by slots")
+COMPARED = (*FORMS, "threshold mask", "gated top k")  # the lines of the figure
+MORE = ("marked-tokens", "digits-1024")  # tasks with further seeds, for these methods
 
 
-def read(directory):
+def path(directory, task, more_seeds=False):
+    """The results file of a task, or that of its further seeds."""
+    return directory / f"learning-{'more-' if more_seeds else ''}{task}.json"
+
+
+def read(directory, more_seeds=False):
     """Each task's results, in the order of `TASKS`, as far as there are any."""
-    paths = {name: directory / f"learning-{name}.json" for name in TASKS}
+    paths = {name: path(directory, name, more_seeds) for name in TASKS}
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
@@ -92,18 +98,60 @@ def table(result):
 
 def headline(results):
     """The recipe in its three forms beside the best of the peers, a line a task; ± is one standard error over seeds."""
-    yield "| task | recipe, by the mask | by drawn slots | by plain slots | best peer | its score | failed seeds |"
-    yield "| --- | ---: | ---: | ---: | --- | ---: | ---: |"
+    yield (
+        "| task | recipe, by the mask | by the mask, then drawn slots | by drawn slots | by plain slots | best peer "
+        "| its score | failed seeds |"
+    )
+    yield "| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: |"
     for name, result in results.items():
         rows = {s["method"]: s for s in summary(result)}
         peer = max((s for s in rows.values() if s["method"] not in OURS), key=lambda s: s["mean"])
         shown = [rows.get(method) for method in FORMS] + [peer]
         scores = ["-" if s is None else f"{s['mean']:.3f} ± {s['error']:.3f}" for s in shown]
         failed = " / ".join("-" if s is None else str(s["failed"]) for s in shown)
-        yield "| " + " | ".join([name, *scores[:3], peer["method"], scores[3], failed]) + " |"
+        yield "| " + " | ".join([name, *scores[:-1], peer["method"], scores[-1], failed]) + " |"
 
 
-def text(results):
+def with_further_seeds(result, more):
+    """The rows of `result` that have further seeds in `more`, over all of these seeds."""
+    further = {row["method"]: row for row in more["rows"]}
+    runs = ("score", "recall", "loss", "largest_norm")
+    rows = [row for row in result["rows"] if row["method"] in further]
+    rows = [row | {name: row[name] + further[row["method"]][name] for name in runs} for row in rows]
+    seeds = result["settings"]["seeds"] + more["settings"]["seeds"]
+    return result | {"rows": rows, "settings": result["settings"] | {"seeds": seeds}}
+
+
+def with_all_seeds(directory):
+    """Each task's results as `read` gives them, and over all seeds where there are further ones."""
+    more = read(directory, more_seeds=True)
+    return {
+        name: with_further_seeds(result, more[name]) if name in more else result
+        for name, result in read(directory).items()
+    }
+
+
+def by_all_seeds(results, more):
+    """The methods with further seeds, a line each: scores, failures, and the scores of the first seeds alone."""
+    yield "| task | method | seeds | score | worst | failed | score of the first five seeds |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    for name, further in more.items():
+        first = {s["method"]: s for s in summary(results[name])}
+        for s in sorted(summary(with_further_seeds(results[name], further)), key=lambda s: -s["mean"]):
+            scores = [f"{x['mean']:.3f} ± {x['error']:.3f}" for x in (s, first[s["method"]])]
+            cells = [
+                name,
+                s["method"],
+                str(s["seeds"]),
+                scores[0],
+                f"{s['worst']:.3f}",
+                str(s["failed"]),
+                scores[1],
+            ]
+            yield "| " + " | ".join(cells) + " |"
+
+
+def text(results, more):
     """The tables as a page."""
     lines = ["# Training through a top k: results", ""]
     for name, result in results.items():
@@ -115,7 +163,7 @@ def text(results):
             *records.markdown(HEAD, table(result)),
             "",
         ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "## More seeds", "", *by_all_seeds(results, more), ""])
 
 
 def figure(results, path):
@@ -126,9 +174,9 @@ def figure(results, path):
     for ax in axes.flat[len(results) :]:
         ax.set_axis_off()
     for ax, (name, result) in zip(axes.flat, results.items(), strict=False):
-        rows = {row["method"]: row for row in result["rows"] if row["method"] in DRAWN}
+        rows = {row["method"]: row for row in result["rows"] if row["method"] in COMPARED}
         ends = {}
-        for place, method in enumerate(DRAWN):
+        for place, method in enumerate(COMPARED):
             if method not in rows:
                 continue
             score = np.mean(rows[method]["score"], axis=0)
@@ -167,5 +215,5 @@ def apart(heights, limits):
 
 def write(directory):
     results = read(directory)
-    records.replace(directory / "learning.md", text(results))
+    records.replace(directory / "learning.md", text(results, read(directory, more_seeds=True)))
     figure(results, directory / "learning.png")

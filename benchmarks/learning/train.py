@@ -8,9 +8,10 @@ from itertools import chain
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from benchmarks import records
-from benchmarks.learning.methods import METHODS
+from benchmarks.learning.methods import METHODS, SWITCH
 from benchmarks.learning.peers import Moment, best
 from benchmarks.peers import rows
 
@@ -25,7 +26,8 @@ class Trainer:
 
     def __init__(self, task, method, steps):
         self.task, self.method, self.steps = task, method, steps
-        self.choose = method.choose_log if task.reads_logs else method.choose
+        self.choose = self._way(method)
+        self.first = None if method.first is None else self._way(METHODS[method.first])
         self.model = task.model()
         self.held_out = task.draw(jax.random.key(10**6), HELD_OUT * task.batch, held_out=True)
         self.adam = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam())
@@ -44,6 +46,9 @@ class Trainer:
             progress.update()
         return {name: [seen[name] for seen in history] for name in history[0]}
 
+    def _way(self, method):
+        return method.choose_log if self.task.reads_logs else method.choose
+
     def _init(self, seed):
         params = self.model.init(jax.random.key(seed), self.held_out[0][:1], self.task.k)
         return params, self.adam.init(params)
@@ -51,7 +56,7 @@ class Trainer:
     def _segment(self, state, rate, number, seed, part):
         each = self.steps // SEGMENTS
         step = partial(self._step, rate=rate, number=number, key=jax.random.key(seed, impl="rbg"))
-        state, (losses, norms) = jax.lax.scan(step, state, part * each + jnp.arange(each))
+        state, (losses, norms) = lax.scan(step, state, part * each + jnp.arange(each))
         score, recall = self._evaluate(state[0], number)
         seen = {"loss": losses.mean(), "gradient_norm": norms.mean(), "largest_norm": norms.max()}
         return state, seen | {"score": score, "recall": recall}
@@ -70,8 +75,14 @@ class Trainer:
         x, _, answer = self.task.draw(data_key, self.task.batch, held_out=False)
         embeddings, scores = self.model.apply(params, x, method="reading")
         at = Moment(number, progress, params["params"]["learned"], key)
-        chosen = self.choose(embeddings, scores, self.task.k, at)
-        return self.task.loss(self.model.apply(params, *chosen, method="answering"), answer)
+
+        def loss(choose):
+            chosen = choose(embeddings, scores, self.task.k, at)
+            return self.task.loss(self.model.apply(params, *chosen, method="answering"), answer)
+
+        if self.first is None:
+            return loss(self.choose)
+        return lax.cond(progress < SWITCH, partial(loss, self.first), partial(loss, self.choose))
 
     def _evaluate(self, params, number):
         """Score and recall on held-out data, of the k best rows outright."""
@@ -87,13 +98,16 @@ class Trainer:
         return self.task.score(out, answer), rows(right, index).mean()
 
 
-def measure(task, name, steps, seeds, progress):
-    """The row of one task and method: what tuning chose, and the runs of it."""
-    method, started = METHODS[name], time.monotonic()
-    trainer = Trainer(task, method, steps)
-    grid = [(rate, number) for rate in RATES for number in method.numbers]
-    tuning = [trainer.run(*config, TUNING_SEED, progress) for config in grid]
-    chosen = max(range(len(grid)), key=lambda i: tuning[i]["score"][-1])
+def configurations(name):
+    """What a method is tuned over: pairs of a rate and its own number."""
+    return [(rate, number) for rate in RATES for number in METHODS[name].numbers]
+
+
+def measure(task, name, steps, seeds, progress, grid):
+    """The row of one task and method: which of the configurations `grid` tuning chose, and the runs of it."""
+    started, trainer = time.monotonic(), Trainer(task, METHODS[name], steps)
+    tuning = [trainer.run(*config, TUNING_SEED, progress) for config in grid if len(grid) > 1]
+    chosen = max(range(len(tuning)), key=lambda i: tuning[i]["score"][-1], default=0)
     runs = [trainer.run(*grid[chosen], seed, progress) for seed in seeds]
     each = steps // SEGMENTS
     return {
