@@ -32,18 +32,12 @@ def write(path, settings, row, started):
     records.write(path, settings=settings, rows=rows, started=started)
 
 
-def jobs(tasks, methods, quick, more_seeds):
-    """What is trained: the task, the method, the seeds, and the configurations to tune over."""
-    results = report.read(records.directory(quick))
-    for name in tasks:
-        seeds = MORE_SEEDS if more_seeds else list(range(1 if quick else TASKS[name].seeds))
-        tuned = {
-            row["method"]: (row["rate"], row["number"]) for row in results.get(name, {"rows": []})["rows"]
-        }
-        for method in methods:
-            if method in BY_LOGS or not TASKS[name].reads_logs:
-                known = tuned.get(method if more_seeds else METHODS[method].first)
-                yield name, method, seeds, configurations(method) if known is None else [known]
+def grid(task, method, quick, more_seeds):
+    """The configurations to tune over: one if the results say to which the method, or that before it, was tuned."""
+    like = method if more_seeds else METHODS[method].first
+    rows = report.read(records.directory(quick)).get(task, {"rows": []})["rows"]
+    known = [(row["rate"], row["number"]) for row in rows if row["method"] == like]
+    return known or configurations(method)
 
 
 def run(quick, tasks=None, methods=None, more_seeds=False):
@@ -53,10 +47,12 @@ def run(quick, tasks=None, methods=None, more_seeds=False):
     for given, known in ((tasks, TASKS), (methods, METHODS)):
         if unknown := set(given) - set(known):
             raise SystemExit(f"unknown: {sorted(unknown)}; there are {list(known)}")
-    found = list(jobs(tasks, methods, quick, more_seeds))
-    runs = sum(len(seeds) + len(grid) * (len(grid) > 1) for _, _, seeds, grid in found)
+    seeds = {t: MORE_SEEDS if more_seeds else list(range(1 if quick else TASKS[t].seeds)) for t in tasks}
+    pairs = [(t, m) for t in tasks for m in methods if m in BY_LOGS or not TASKS[t].reads_logs]
+    tuned = [pair for pair in pairs if not more_seeds and METHODS[pair[1]].first is None]
+    runs = sum(len(seeds[t]) for t, _ in pairs) + sum(len(configurations(m)) for _, m in tuned)
     with tqdm(total=runs * SEGMENTS, unit="segment") as progress:
-        for name, method, seeds, grid in found:
+        for name, method in pairs:
             progress.set_description(f"{name}, {method}")
             started, task = time.monotonic(), TASKS[name]
             steps = task.steps // 3 if quick else task.steps
@@ -70,9 +66,9 @@ def run(quick, tasks=None, methods=None, more_seeds=False):
                 "segments": SEGMENTS,
                 "rates": RATES,
                 "tuning_seed": TUNING_SEED,
-                "seeds": seeds,
+                "seeds": seeds[name],
             }
-            row = measure(task, method, steps, seeds, progress, grid)
-            path = report.path(records.directory(quick), name, more_seeds)
-            write(path, settings, row, started)
+            configs = grid(name, method, quick, more_seeds)
+            row = measure(task, method, steps, seeds[name], progress, configs)
+            write(report.path(records.directory(quick), name, more_seeds), settings, row, started)
     report.write(records.directory(quick))
