@@ -85,7 +85,7 @@ def table(result):
         seconds = None if s["seconds"] is None else f"{s['seconds']:.1f}"
         yield (
             s["method"],
-            f"{s['mean']:.3f} ± {s['error']:.3f}",
+            _score(s),
             f"{s['worst']:.3f}",
             f"{s['recall']:.2f}",
             f"{s['failed']} of {s['seeds']}",
@@ -107,7 +107,7 @@ def headline(results):
         rows = {s["method"]: s for s in summary(result)}
         peer = max((s for s in rows.values() if s["method"] not in OURS), key=lambda s: s["mean"])
         shown = [rows.get(method) for method in FORMS] + [peer]
-        scores = ["-" if s is None else f"{s['mean']:.3f} ± {s['error']:.3f}" for s in shown]
+        scores = ["-" if s is None else _score(s) for s in shown]
         failed = " / ".join("-" if s is None else str(s["failed"]) for s in shown)
         yield "| " + " | ".join([name, *scores[:-1], peer["method"], scores[-1], failed]) + " |"
 
@@ -132,23 +132,19 @@ def with_all_seeds(directory):
 
 
 def by_all_seeds(results, more):
-    """The methods with further seeds, a line each: scores, failures, and the scores of the first seeds alone."""
-    yield "| task | method | seeds | score | worst | failed | score of the first five seeds |"
-    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    """The methods with further seeds as a table, with the scores of the first seeds alone at the end."""
+    lines = []
     for name, further in more.items():
         first = {s["method"]: s for s in summary(results[name])}
         for s in sorted(summary(with_further_seeds(results[name], further)), key=lambda s: -s["mean"]):
-            scores = [f"{x['mean']:.3f} ± {x['error']:.3f}" for x in (s, first[s["method"]])]
-            cells = [
-                name,
-                s["method"],
-                str(s["seeds"]),
-                scores[0],
-                f"{s['worst']:.3f}",
-                str(s["failed"]),
-                scores[1],
-            ]
-            yield "| " + " | ".join(cells) + " |"
+            worst, before = f"{s['worst']:.3f}", _score(first[s["method"]])
+            lines.append((name, s["method"], s["seeds"], _score(s), worst, s["failed"], before))
+    head = ("task", "method", "seeds", "score", "worst", "failed", "score of the first five")
+    return records.markdown(head, lines)
+
+
+def _score(s):
+    return f"{s['mean']:.3f} ± {s['error']:.3f}"
 
 
 def text(results, more):
