@@ -262,7 +262,7 @@ def test_what_the_docs_say_of_the_mask_and_then_drawn_slots():
 def test_what_the_docs_say_of_more_seeds():
     assert set(MORE) == {"marked-tokens", "digits-1024"}
     for task, more in MORE.items():
-        assert {row["method"] for row in more["rows"]} == set(report.COMPARED)
+        assert {row["method"] for row in more["rows"]} == set(report.FURTHER)
         tuned = {row["method"]: (row["rate"], row["number"]) for row in RESULTS[task]["rows"]}
         assert all(tuned[row["method"]] == (row["rate"], row["number"]) for row in more["rows"])
     over_all = {
@@ -275,7 +275,8 @@ def test_what_the_docs_say_of_more_seeds():
         return (ours["mean"] - theirs["mean"]) / np.hypot(ours["error"], theirs["error"])
 
     digits, marked = over_all["digits-1024"], over_all["marked-tokens"]
-    assert all(s["mean"] < mean("digits-1024", name) - 0.04 for name, s in digits.items())
+    assert all(s["mean"] < mean("digits-1024", name) - 0.01 for name, s in digits.items())
+    assert round(digits["recipe, 0.03 to 30"]["mean"], 3) == 0.861
     told = {"recipe": (0.802, 4), "threshold mask": (0.836, 3), "gated top k": (0.763, 9)}
     assert {name: (round(digits[name]["mean"], 3), digits[name]["failed"]) for name in told} == told
     assert abs(ahead("digits-1024", "recipe", "threshold mask")) < 1
@@ -318,6 +319,10 @@ def test_what_the_docs_say_of_the_parts_of_the_recipe():
     behind = [round(mean(task, "recipe") - mean(task, "recipe, Relative"), 3) for task in (orange, switch)]
     assert behind == [0.009, 0.0]
     assert ROWS[digits]["recipe, 0.5 to 16"]["failed"] == 4
+    softer = {PRUNING: (0.818, 0.866), switch: (0.871, 0.878), additive: (0.942, 0.950), xor: (0.627, 0.630)}
+    assert {task: (mean(task, "recipe, 0.03 to 30"), mean(task, "recipe")) for task in softer} == softer
+    for task in set(ROWS) - set(softer):
+        assert abs(standard_errors(task, "recipe, 0.03 to 30", "recipe")) < 1
     assert (mean(switch, "recipe, no noise"), mean(switch, "recipe")) == (0.793, 0.878)
     assert (mean(additive, "recipe, no noise"), mean(additive, "recipe")) == (0.940, 0.950)
     for task in set(EIGHT) - {switch, additive}:

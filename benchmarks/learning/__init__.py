@@ -42,7 +42,7 @@ def grid(task, method, quick, more_seeds):
 
 def run(quick, tasks=None, methods=None, more_seeds=False):
     tasks = tasks or (list(report.MORE) if more_seeds else ["marked-tokens"] if quick else list(TASKS))
-    some = report.COMPARED if more_seeds else ["recipe", "gated top k", "iterative, annealed"]
+    some = report.FURTHER if more_seeds else ["recipe", "gated top k", "iterative, annealed"]
     methods = methods or (some if quick or more_seeds else list(METHODS))
     for given, known in ((tasks, TASKS), (methods, METHODS)):
         if unknown := set(given) - set(known):

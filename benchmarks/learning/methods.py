@@ -138,6 +138,9 @@ METHODS = {
     "recipe, by drawn slots, sharp at two thirds": Method(sharp_early(recipe_by_drawn_slots()), (1.0,)),
     "recipe, no noise": Method(recipe(noise=0.0), (1.0,)),
     "recipe, 0.5 to 16": Method(recipe(sharpness=(0.5, 16.0)), (1.0,)),
+    "recipe, 0.03 to 30": Method(
+        recipe(sharpness=(0.03, 30.0)), (1.0,), logs=recipe(sharpness=(0.03, 30.0), log=True)
+    ),
     "recipe, Relative": Method(recipe(shtopk.Relative, (0.05, 16.0)), (1.0,)),
     "recipe, geometric quantile": Method(recipe(geometric, (0.05, 16.0)), (1.0,)),
     "recipe, scores x 1000": Method(recipe(scale=1000.0), (1.0,)),
@@ -172,6 +175,7 @@ BY_LOGS = [
     "recipe, by drawn slots, second order",
     "recipe, drawn outright",
     "recipe, sharp at two thirds",
+    "recipe, 0.03 to 30",
     "recipe, by drawn slots, sharp at two thirds",
     "Relative, straight-through",
     "gated top k",

@@ -23,7 +23,8 @@ HEAD = (
 )
 FORMS = ("recipe", "recipe, mask then drawn slots", "recipe, by drawn slots", "recipe, by slots")
 COMPARED = (*FORMS, "threshold mask", "gated top k")  # the lines of the figure
-MORE = ("marked-tokens", "digits-1024")  # tasks with further seeds, for these methods
+FURTHER = (*COMPARED, "recipe, 0.03 to 30")  # the methods with further seeds, on these tasks
+MORE = ("marked-tokens", "digits-1024")
 
 
 def path(directory, task, more_seeds=False):
