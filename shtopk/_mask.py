@@ -9,10 +9,11 @@ from jax.typing import ArrayLike
 
 from shtopk import _checks, _rounds, _sharding
 from shtopk._boost import Boost, Relative, centred, checked
+from shtopk._bracket import bracket, seeded
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype, narrowed
 from shtopk._reorder import reordered
-from shtopk._select import log_weight, row_weights, seeded, tournament
+from shtopk._select import log_weight
 
 
 def topk_mask(
@@ -81,12 +82,18 @@ def topk_mask(
 def _mask(scores, where, boost, *, k, reseed, candidates, log, devices):
     """`topk_mask` for a static k."""
 
-    def mask(k):
-        return row_weights(tournament(scores, where, boost, k, reseed, candidates, devices)[0])
+    def row(scores, where):
+        rows, low = scores.shape[0], math.floor(k)
+        entry = devices.enter(scores, where, candidates)
 
-    low = math.floor(k)
-    out = mask(low) if low == k else (low + 1 - k) * mask(low) + (k - low) * mask(low + 1)
-    return narrowed(log_weight(out) if log else out, scores.dtype)
+        def mask(k):
+            played = bracket(entry, rows * devices.size, boost, k, reseed, candidates)
+            return devices.part(reordered(played.weights, played.places, played.indices), rows)
+
+        out = mask(low) if low == k else (low + 1 - k) * mask(low) + (k - low) * mask(low + 1)
+        return narrowed(log_weight(out) if log else out, scores.dtype)
+
+    return over_rows(row, scores.ndim - 1)(scores, where)
 
 
 @compiled("reseed", "candidates", "log", "devices")

@@ -10,12 +10,12 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from shtopk import _checks, _pooling, _rounds, _sharding
-from shtopk._boost import Boost, Relative, centred, checked
+from shtopk._boost import Boost, Relative, checked
+from shtopk._bracket import bracket
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype, narrowed
 from shtopk._pytree import pytree
-from shtopk._reorder import by_seed, ranks, whole_cotangent
-from shtopk._seeding import filled, permuted
+from shtopk._seeding import filled
 
 Payload = TypeVar("Payload")  # an array or a pytree of arrays; the result has k rows instead of n
 
@@ -326,49 +326,14 @@ def tournament(scores, where, boost, k, reseed, candidates, devices):
 
     def row(scores, where):
         entry = devices.enter(scores, where, candidates)
-        ranked, live, order, rank = seeded(entry, n, candidates)
-        entrants = ranked.shape[0]
-        rounds = _rounds.round_count(entrants, k)
-        width = k << rounds
-        own = centred(boost, ranked, _rounds.at_most(live, k) - 1)
-        slots, weights, seeds = _rounds.play(jnp.pad(own, (0, width - entrants)), live, k, boost, reseed)
-        slots = _moved_back(slots, own[:k], ranked[:k])
-
-        # A seed beyond the last entrant is a bye. It gets the index of its opponent in the first round.
-        entered, place = jnp.concatenate([order, jnp.flip(order[: width - entrants])]), rank
-        if reseed and rounds > 1:
-            entered, place = permuted(entered, seeds), filled(ranks(seeds, width), rank)
-        places = jnp.where(rank < entrants, _snaked(place, k, width // k), width)
-        indices, weights = _snake(entered, k), _snake(weights, k)
+        slots, weights, indices, places = bracket(entry, n, boost, k, reseed, candidates)
+        width = weights.shape[0]
+        places = jnp.where(places < width, _snaked(places, k, width // k), width)
+        indices, weights = _snake(indices, k), _snake(weights, k)
         slots = narrowed(slots, scores.dtype)
         return Selection(indices, weights, slots, places, n, devices.axis_name), entry
 
     return over_rows(row, scores.ndim - 1)(scores, where)
-
-
-def seeded(entry, n, candidates):
-    """One row of scores in the order of the seeds, for the e best candidates of `entry`, which enter the tournament.
-
-    Returns their scores `(e,)`, best first, the number of them that take part, their indices among n `(e,)`, and the
-    seed of each of the n candidates `(n,)`, e for a candidate that does not enter.
-    """
-    scores, where, indices = entry
-    ranked, order, rank = by_seed(scores, where, candidates)
-    ranked, entrants = whole_cotangent(ranked), order.shape[0]
-    live = entrants if where is None else jnp.minimum(jnp.sum(where, dtype=jnp.int32), entrants)
-    if indices is not None:
-        order = permuted(indices, order)
-        rank = ranks(order, n)
-    return ranked, live, order, rank
-
-
-def _moved_back(slots, centred, ranked):
-    """The scores of the `slots` `(k,)`, moved as far as the best seeds are from `centred` to `ranked`, both `(k,)`.
-
-    A slot whose best seed wins outright gets the score of this seed, without a rounding.
-    """
-    centred, ranked = lax.stop_gradient((centred, ranked))
-    return jnp.where(centred == ranked, slots, slots - centred + ranked)
 
 
 def _snake(x, k):

@@ -21,6 +21,7 @@ BARS = {
         "default": (46, 64),
         "where=": (69, 96),
         "reseed=True": (59, 116),
+        "topk_mask": (25, 40),
         "topk_mask, traced k": (34, 49),
         "temporary": 0.5,
     },
@@ -28,6 +29,7 @@ BARS = {
         "default": (22, 40),
         "where=": (33, 60),
         "reseed=True": (35, 59),
+        "topk_mask": (19, 24),
         "topk_mask, traced k": (34, 49),
         "temporary": 0.35,
     },
@@ -35,6 +37,7 @@ BARS = {
         "default": (13, 28),
         "where=": (19, 42),
         "reseed=True": (24, 45),
+        "topk_mask": (14, 18),
         "topk_mask, traced k": (29, 45),
         "temporary": 0.1,
     },
@@ -42,6 +45,7 @@ BARS = {
         "default": (12, 26),
         "where=": (18, 39),
         "reseed=True": (22, 44),
+        "topk_mask": (12, 16),
         "topk_mask, traced k": (24, 34),
         "temporary": 0.1,
     },
@@ -88,7 +92,7 @@ def within(found, bound):
 def test_launches_and_memory_on_an_h100(cell):
     needs("h100")
     bars = BARS[cell]
-    ways = ("default", "where=", "reseed=True", "topk_mask, traced k")
+    ways = ("default", "where=", "reseed=True", "topk_mask", "topk_mask, traced k")
     found = figures("h100", cell, *ways, "plain port")
     seen = {way: launches(pair) for way, pair in found.items()}
     over = {way: (seen[way], bars[way]) for way in ways if not within(seen[way], bars[way])}

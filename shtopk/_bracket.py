@@ -1,0 +1,71 @@
+"""The tournament of one row of scores: its candidates are seeded, and play.
+
+`topk_mask` gathers the weights of the places by candidate. `select` brings the places into slots.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from shtopk import _rounds
+from shtopk._boost import centred
+from shtopk._reorder import by_seed, ranks, whole_cotangent
+from shtopk._seeding import filled, permuted
+
+
+class Bracket(NamedTuple):
+    """The tournament of one row of scores, by place in the bracket.
+
+    `slots` `(k,)`, the scores of the slots; `weights` `(k * M,)`; `indices` `(k * M,)`, the candidate in each place, in
+    that of a bye its opponent of the first round; `places` `(n,)`, k * M for a candidate that does not enter.
+    """
+
+    slots: jax.Array
+    weights: jax.Array
+    indices: jax.Array
+    places: jax.Array
+
+
+def bracket(entry, n, boost, k, reseed, candidates):
+    """The `Bracket` of one row, of which the e best candidates of `entry` enter."""
+    ranked, live, order, rank = seeded(entry, n, candidates)
+    entrants = ranked.shape[0]
+    rounds = _rounds.round_count(entrants, k)
+    width = k << rounds
+    own = centred(boost, ranked, _rounds.at_most(live, k) - 1)
+    slots, weights, seeds = _rounds.play(jnp.pad(own, (0, width - entrants)), live, k, boost, reseed)
+    slots = _moved_back(slots, own[:k], ranked[:k])
+
+    # Seeds from e on are byes. A candidate that does not enter has rank e.
+    indices = jnp.concatenate([order, jnp.flip(order[: width - entrants])])
+    places = rank if entrants == width else jnp.where(rank < entrants, rank, width)
+    if reseed and rounds > 1:
+        indices, places = permuted(indices, seeds), filled(ranks(seeds, width), places, width)
+    return Bracket(slots, weights, indices, places)
+
+
+def seeded(entry, n, candidates):
+    """One row of scores in the order of the seeds, for the e best candidates of `entry`, which enter the tournament.
+
+    Returns their scores `(e,)`, best first, the number of them that take part, their indices among n `(e,)`, and the
+    seed of each of the n candidates `(n,)`, e for a candidate that does not enter.
+    """
+    scores, where, indices = entry
+    ranked, order, rank = by_seed(scores, where, candidates)
+    ranked, entrants = whole_cotangent(ranked), order.shape[0]
+    live = entrants if where is None else jnp.minimum(jnp.sum(where, dtype=jnp.int32), entrants)
+    if indices is not None:
+        order = permuted(indices, order)
+        rank = ranks(order, n)
+    return ranked, live, order, rank
+
+
+def _moved_back(slots, centred, ranked):
+    """The scores of the `slots` `(k,)`, moved as far as the best seeds are from `centred` to `ranked`, both `(k,)`.
+
+    A slot whose best seed wins outright gets the score of this seed, without a rounding.
+    """
+    centred, ranked = lax.stop_gradient((centred, ranked))
+    return jnp.where(centred == ranked, slots, slots - centred + ranked)
