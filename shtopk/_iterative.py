@@ -116,8 +116,12 @@ def _peaked_softmax(v, left, winner, alpha, normalizer):
     limit = 0.5 * float(jnp.finfo(v.dtype).max) ** 0.5
     gap = jnp.clip(gap, -limit, limit)
     logits = jnp.where(near, -alpha * gap**2, -jnp.inf)
+    if normalizer == "softmax":  # the largest logit is 0, that of the winner, so no term overflows
+        terms = jnp.exp(logits)
+        total = jnp.sum(terms)
+        return terms / jnp.where(total == 0, 1, total)
     # The paper leaves the winner out. The logs keep a quotient of two small terms, and its derivative, in range.
-    among = near & (lax.iota(winner.dtype, v.shape[0]) != winner) if normalizer == "paper" else near
+    among = near & (lax.iota(winner.dtype, v.shape[0]) != winner)
     none = ~jnp.any(among)
     total = jax.nn.logsumexp(jnp.where(none, 0, logits), where=among | none)
     p = jnp.where(near, jnp.exp(logits - total), 0)
