@@ -10,6 +10,7 @@ BENCHMARKS = {
     "learning": "what models learn through it and its peers: score at hard evaluation, recall, steps, failures",
     "compiled": "kernels started and memory on a GPU or a TPU that is not there, from what is compiled for it",
     "profiled": "kernels started on the GPU of this machine and their time, beside the peers",
+    "pytorch": "time of the operator beside Algorithm 2 in PyTorch, on the GPU of this machine",
     "devices": "bytes moved and memory on each of 1 to 64 devices, from compiled HLO",
 }
 

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import processes, profiled
+from benchmarks import peers, processes, profiled, pytorch
 from benchmarks.compiled.cells import Cell
 from benchmarks.profiled import profile, report
+from benchmarks.speed.measure import arrays, cell, task
 
 CELL = Cell(2, 16, 4, 8)
 
@@ -81,3 +82,16 @@ def test_the_table_has_what_was_measured():
         "| default | 0.12 / 4 ms, 7 / 9 |",
         "| topk_mask | - / 5 ms, - / 8 |",
     ]
+
+
+def test_the_port_in_pytorch_is_that_in_jax(x32):
+    pytest.importorskip("torch", reason="PyTorch is not installed, and only a benchmark needs it: pip install torch")
+    from benchmarks.pytorch import port
+
+    arguments = arrays(cell("pytorch", *CELL))
+    for mode, call in zip(pytorch.MODES, port.calls(port.halving, CELL.k, *arguments), strict=True):
+        ours = jax.tree.leaves(task(peers.plain_port, mode, CELL.k)(*arguments))
+        theirs = jax.tree.leaves(jax.block_until_ready(call()).outputs)
+        assert len(ours) == len(theirs) == {"forward": 2, "gradient in both": 4}[mode]
+        for x, y in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(x, y.detach().cpu().numpy(), rtol=1e-4, atol=1e-5)
