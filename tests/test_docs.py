@@ -105,8 +105,12 @@ def test_the_readme_compares_by_the_milliseconds_of_kernels(monkeypatch):
     ]
     others = [{"mode": "forward", "busy_ms": 1.0}, {"k": 4, "busy_ms": 9.0}, {"n": 8192, "busy_ms": 5.0}]
     rows += [row | other for row in rows for other in others]
-    monkeypatch.setattr(readme, "read", {"gpu-profiled": {"rows": rows}}.get)
+    queued = {"shtopk": 3.0, "PyTorch, compiled": 15.0}
+    methods = {name: {"gradient in both": {"ms": ms}} for name, ms in queued.items()}
+    beside = [{"n": n, "k": 2, "methods": methods} for n in (16384, 8192)]
+    monkeypatch.setattr(readme, "read", {"gpu-profiled": {"rows": rows}, "gpu-pytorch": {"rows": beside}}.get)
     said = " ".join(readme.kernels().split())
+    assert "k = 2 is 5 times faster than Algorithm 2 compiled by PyTorch." in said
     assert "takes 2 ms, 3 times faster than the plain port and 8 times slower than the gated top k." in said
 
 

@@ -85,7 +85,9 @@ def test_the_table_has_what_was_measured():
 
 
 def test_the_port_in_pytorch_is_that_in_jax(x32):
-    pytest.importorskip("torch", reason="PyTorch is not installed, and only a benchmark needs it: pip install torch")
+    pytest.importorskip(
+        "torch", reason="PyTorch is not installed, and only a benchmark needs it: pip install torch"
+    )
     from benchmarks.pytorch import port
 
     arguments = arrays(cell("pytorch", *CELL))

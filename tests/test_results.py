@@ -9,6 +9,7 @@ import pytest
 from benchmarks.compiled import report as compiled
 from benchmarks.profiled import report as profiled
 from benchmarks.published import published_seconds
+from benchmarks.pytorch import report as pytorch
 from benchmarks.speed import report, summary
 from benchmarks.speed.measure import MODES, OURS, arrays, cell, task
 
@@ -19,6 +20,7 @@ FRONTIER = json.loads((RESULTS / "frontier.json").read_text())
 PROFILED = json.loads((RESULTS / "gpu-profiled.json").read_text())
 COMPILED = json.loads((RESULTS / "compiled-h100.json").read_text())
 SPEED = json.loads((RESULTS / "speed.json").read_text())
+PYTORCH = json.loads((RESULTS / "gpu-pytorch.json").read_text())
 ON_GPU = json.loads((RESULTS / "gpu-speed.json").read_text())
 
 
@@ -138,15 +140,15 @@ def test_what_the_docs_say_of_a_gpu():
     assert (RESULTS / "gpu-profiled.md").read_text() == "\n".join(profiled.text(PROFILED))
     assert PROFILED["hardware"]["device_kind"] == "NVIDIA H200" and PROFILED["versions"]["jax"] == "0.11.2"
     assert slower("plain port", "gradient") == (2.6, 3.3)
-    assert slower("plain port", "forward") == (2.1, 3.1)
-    assert slower("reseed=True", "gradient") == (1.4, 2.1)
+    assert slower("plain port", "forward") == (2.1, 3.2)
+    assert slower("reseed=True", "gradient") == (1.4, 2.0)
     assert slower("where=", "gradient")[1] == 1.1
-    assert slower("default", "gradient", than="candidates=4k") == (1.3, 2.0)
-    assert slower("default", "gradient", than="gated lax.top_k") == (1.9, 7.2)
-    assert slower("topk_mask, traced k", "gradient", than="topk_mask") == (7.0, 11.0)
-    traced, static = (busy(way, "gradient", "kernels") for way in ("topk_mask, traced k", "topk_mask"))
-    more = [traced[cell] / static[cell] for cell in static]
-    assert (int(min(more)), round(max(more))) == (10, 17)
+    assert slower("default", "gradient", than="candidates=4k") == (1.4, 2.1)
+    assert slower("default", "gradient", than="gated lax.top_k") == (2.0, 7.2)
+    assert slower("threshold mask", "gradient", than="topk_mask") == (1.9, 4.5)
+    assert slower("topk_mask, traced k", "gradient", than="topk_mask") == (1.1, 1.9)
+    iterative = [busy("iterative_topk", mode, "kernels")[1024, 32] for mode in ("forward", "gradient")]
+    assert iterative == [325, 883]
     for mode in ("forward", "gradient"):
         soft, ours = busy("softsort", mode), busy("default", mode)
         assert all((soft[cell] > ours[cell]) == (cell[1] == 256) for cell in soft)
@@ -156,7 +158,7 @@ def test_what_the_docs_say_of_a_gpu():
     for mode in ("forward", "gradient"):
         counted = {(n, k): count for (n, k, _), count in launches("default", mode).items()}
         more += [started - counted[cell] for cell, started in busy("default", mode, "kernels").items()]
-    assert (min(more), max(more)) == (0, 3)
+    assert (min(more), max(more)) == (-2, 2)
 
 
 def test_what_the_docs_say_of_calls_in_a_queue_on_a_gpu():
@@ -171,13 +173,24 @@ def test_what_the_docs_say_of_calls_in_a_queue_on_a_gpu():
     times = {stage: round(ms[stage] / ms[against[stage]], 1) for stage in ("pool", "dots", "spread")}
     assert times == {"pool": 1.5, "dots": 1.1, "spread": 1.2}
     shortest = min(row["methods"][name]["forward"]["ms"] for row in ON_GPU["rows"] for name in row["methods"])
-    assert 0.035 < shortest < 0.05
+    assert 0.045 < shortest < 0.055
     (longest,) = (row for row in ON_GPU["rows"] if (row["section"], row["n"], row["k"]) == ("grid", 16384, 2))
     queued = longest["methods"]["top_k + gather, gated"][summary.STEP]["ms"]
-    assert (round(busy("gated lax.top_k", "gradient")[16384, 2], 3), round(queued, 3)) == (0.024, 0.094)
+    assert (round(busy("gated lax.top_k", "gradient")[16384, 2], 3), round(queued, 2)) == (0.025, 0.11)
     (narrow,) = (row["methods"] for row in ON_GPU["rows"] if (row["n"], row["k"]) == (2**16, 2**12))
     steps = [narrow[name][summary.STEP]["ms"] for name in (summary.CANDIDATES, summary.OURS)]
     assert round(steps[0] / steps[1], 1) == 1.2
+
+
+def test_what_the_docs_say_of_pytorch():
+    docs = (RESULTS.parent.parent / "docs" / "speed.md").read_text()
+    assert "\n".join(pytorch.table(PYTORCH["rows"])) in docs
+    assert (RESULTS / "gpu-pytorch.md").read_text() == "\n".join(pytorch.text(PYTORCH))
+    assert PYTORCH["hardware"]["device_kind"] == "NVIDIA H200" and PYTORCH["pytorch"].startswith("2.11.")
+    for port, words in (("PyTorch", "29 to 61"), ("PyTorch, compiled", "11 to 17")):
+        found = [times for times, _ in summary.ratios(PYTORCH["rows"], port, summary.OURS, summary.STEP)]
+        assert len(found) == 4
+        assert f"{min(found):.0f} to {max(found):.0f}" == words
 
 
 @pytest.mark.parametrize(

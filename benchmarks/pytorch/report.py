@@ -21,5 +21,7 @@ def table(rows):
     lines = []
     for name in rows[0]["methods"]:
         times = [row["methods"][name].values() for row in rows]
-        lines.append([name, *(" / ".join(f"{records.rounded(x['ms'], 2):g}" for x in both) for both in times)])
+        lines.append(
+            [name, *(" / ".join(f"{records.rounded(x['ms'], 2):g}" for x in both) for both in times)]
+        )
     return records.markdown(head, lines)
