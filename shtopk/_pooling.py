@@ -38,6 +38,10 @@ from shtopk._sharding import match_varying_axes, xla_splits
 # steps: this many terms at a time in one fused kernel, then the partial sums. (As measured on CPU; compiled for an
 # H100, a reduction of gathered rows copies the payload.)
 _TERMS = 32
+# A TPU writes the gathered rows of each term to memory. With a barrier between these many terms, the temporary memory
+# at 16 x 8192 scores, k = 256 and d = 256 is 0 of the payload forward and 0.08 with the gradient. Without, it is 0.35
+# and 0.41 (v5e, JAX 0.10).
+_TERMS_ON_TPU = 16
 _LANES = 8  # the fewest partial sums of a row, a vector register full
 
 
@@ -103,8 +107,10 @@ def _sum_cpu(parts):
     return jnp.matmul(ones, parts, precision=lax.Precision.HIGHEST)[:, 0]
 
 
-def _pool_rows(indices, places, weights, payload, *, dtype, materialize, add_up):
+def _pool_rows(indices, places, weights, payload, *, dtype, materialize, add_up, at_once=_TERMS):
     """Add up `_TERMS` members at a time, then these partial sums. A bit mask clears rows of weight 0.
+
+    A barrier follows each `at_once` terms but the last.
 
     (A `where` instead of the bit mask becomes a branch on CPU, and takes a quarter longer.)
     """
@@ -123,7 +129,10 @@ def _pool_rows(indices, places, weights, payload, *, dtype, materialize, add_up)
         row = lax.bitcast_convert_type(_take(payload, indices_of[t]).astype(sums), bits)
         return weight_of[t][..., None] * lax.bitcast_convert_type(row & kept, sums)
 
-    parts = reduce(add, map(term, range(together)))
+    first, *rest = (range(together)[t : t + at_once] for t in range(0, together, at_once))
+    parts = reduce(add, map(term, first))
+    for terms in rest:
+        parts = reduce(add, map(term, terms), lax.optimization_barrier(parts))
     return materialize(add_up(parts).astype(dtype), indices)
 
 
@@ -197,8 +206,11 @@ def _leading(f, shape, dtype, split):
     return mapped
 
 
-def _primitive(name, like, shape, default, cpu):
-    """A bilinear primitive `(indices, places, x, y)`: `shape` gives its last two axes, operand `like` its mesh axes."""
+def _primitive(name, like, shape, default, **platforms):
+    """A bilinear primitive `(indices, places, x, y)`: `shape` gives its last two axes, operand `like` its mesh axes.
+
+    It is computed by `default`, except on the `platforms` that have a function of their own.
+    """
     primitive = Primitive(f"shtopk_{name}")
 
     def abstract(indices, places, x, y, dtype):
@@ -234,7 +246,8 @@ def _primitive(name, like, shape, default, cpu):
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(implementation(primitive, "dtype"))
     mlir.register_lowering(primitive, lower(default))
-    mlir.register_lowering(primitive, lower(cpu), platform="cpu")
+    for platform, f in platforms.items():
+        mlir.register_lowering(primitive, lower(f), platform=platform)
     batching.primitive_batchers[primitive] = batch
     ad.primitive_jvps[primitive] = jvp
     return primitive
@@ -245,16 +258,17 @@ _pool_p = _primitive(
     3,
     lambda i, p, w, e: (i.shape[-2], e.shape[-1]),
     partial(_pool_rows, materialize=_fence, add_up=_sum_terms),
-    partial(_pool_rows, materialize=_materialize, add_up=_sum_cpu),
+    cpu=partial(_pool_rows, materialize=_materialize, add_up=_sum_cpu),
+    tpu=partial(_pool_rows, materialize=_fence, add_up=_sum_terms, at_once=_TERMS_ON_TPU),
 )
 _spread_p = _primitive(
     "spread",
     3,
     lambda i, p, w, g: (p.shape[-1], g.shape[-1]),
     partial(_spread_rows, materialize=_fence),
-    partial(_spread_rows, materialize=_materialize),
+    cpu=partial(_spread_rows, materialize=_materialize),
 )
-_dots_p = _primitive("dots", 0, lambda i, p, e, g: i.shape[-2:], _dots_rows, _dots_cpu)
+_dots_p = _primitive("dots", 0, lambda i, p, e, g: i.shape[-2:], _dots_rows, cpu=_dots_cpu)
 
 
 def _transpose(wrt_x, wrt_y):
