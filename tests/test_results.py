@@ -142,6 +142,7 @@ def test_what_the_docs_say_of_a_gpu():
     assert slower("plain port", "gradient") == (2.6, 3.3)
     assert slower("plain port", "forward") == (2.1, 3.2)
     assert slower("reseed=True", "gradient") == (1.4, 2.0)
+    assert slower("plain port", "gradient", than="reseed=True") == (1.3, 2.3)
     assert slower("where=", "gradient")[1] == 1.1
     assert slower("default", "gradient", than="candidates=4k") == (1.4, 2.1)
     assert slower("default", "gradient", than="gated lax.top_k") == (2.0, 7.2)
