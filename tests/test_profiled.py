@@ -1,4 +1,4 @@
-"""The benchmark that runs on a GPU, without one: its programs on a CPU, and the kernels read from a profile."""
+"""The benchmarks that run on a GPU, without one: their programs on a CPU, and the kernels read from a profile."""
 
 import os
 from types import SimpleNamespace
@@ -62,11 +62,12 @@ def test_a_process_that_dies_is_noticed(four_cores):
         processes.rows([0, 7], os._exit, str)
 
 
-def test_without_a_gpu_it_says_so(monkeypatch):
+@pytest.mark.parametrize("module", [profiled, pytorch])
+def test_without_a_gpu_it_says_so(module, monkeypatch):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     with pytest.raises(SystemExit, match="JAX finds no GPU here"):
-        profiled.run(quick=True)
+        module.run(quick=True)
 
 
 def test_the_table_has_what_was_measured():
