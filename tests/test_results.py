@@ -111,7 +111,7 @@ def test_what_the_docs_say_of_kernels_on_a_gpu():
         assert all(older[cell] - ours[cell] <= 3 for cell in older)
     traced, static = launches("topk_mask, traced k", "gradient"), launches("topk_mask", "gradient")
     more = [traced[cell] / static[cell] for cell in static]
-    assert (round(min(more), 1), round(max(more), 1)) == (1.1, 2.0)
+    assert (round(min(more), 1), round(max(more), 1)) == (1.2, 2.5)
     reseeded, port = launches("reseed=True", "forward"), launches("plain port", "forward")
     assert len(reseeded) == 4
     assert all(reseeded[cell] > port[cell] for cell in reseeded)
@@ -159,7 +159,7 @@ def test_what_the_docs_say_of_a_gpu():
     for mode in ("forward", "gradient"):
         counted = {(n, k): count for (n, k, _), count in launches("default", mode).items()}
         more += [started - counted[cell] for cell, started in busy("default", mode, "kernels").items()]
-    assert (min(more), max(more)) == (-2, 2)
+    assert max(more) == 2
 
 
 def test_what_the_docs_say_of_calls_in_a_queue_on_a_gpu():
@@ -213,11 +213,14 @@ def test_a_comparison_in_words(ratios, words):
 
 def test_what_the_docs_say_of_a_tpu():
     rows = json.loads((RESULTS / "compiled-tpu.json").read_text())["rows"]
-    cycles = {
-        way: [round(row["cycles"] / 1e6, 2) for row in rows if (row["way"], row["n"]) == (way, 8192)]
+    found = {
+        way: [row for row in rows if (row["way"], row["n"]) == (way, 8192)]
         for way in ("default", "plain port", "softsort")
     }
-    assert cycles == {"default": [0.67, 1.88], "plain port": [1.44, 4.58], "softsort": [0.33, 2.37]}
+    cycles = {way: [round(row["cycles"] / 1e6, 2) for row in both] for way, both in found.items()}
+    assert cycles == {"default": [0.67, 1.89], "plain port": [1.44, 4.58], "softsort": [0.33, 2.37]}
+    temporary = {way: round(max(row["temporary"] for row in both), 2) for way, both in found.items()}
+    assert temporary == {"default": 0.08, "plain port": 1.83, "softsort": 1.0}
 
 
 def test_what_the_docs_say_of_few_slots():
