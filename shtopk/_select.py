@@ -13,7 +13,7 @@ from shtopk import _checks, _pooling, _rounds, _sharding
 from shtopk._boost import Boost, Relative, checked
 from shtopk._bracket import bracket
 from shtopk._jit import compiled, over_rows
-from shtopk._precision import accumulation_dtype, narrowed
+from shtopk._precision import narrowed
 from shtopk._pytree import pytree
 from shtopk._seeding import filled
 
@@ -83,9 +83,8 @@ class Selection:
         members = self._without_byes._members
 
         def spread(slots):
-            if members.slots is not None:
-                slots = jnp.take_along_axis(slots, members.slots[..., None], axis=-2)
-            return _pooling.spread((members.indices, members.places), members.weights, slots)
+            at = members.indices, members.places
+            return _pooling.spread(at, members.weights, members.by_block(slots))
 
         return jax.tree.map(lambda leaf: _on_matrices(spread, leaf, self.indices.ndim - 1), pooled)
 
@@ -249,10 +248,9 @@ def sums(selection, embeddings):
     k, members = selection.indices.shape[-2], selection._members
 
     def pool(payload):
-        whole = members.slots is None
-        dtype = payload.dtype if whole else accumulation_dtype(members.weights.dtype, payload.dtype)
+        dtype = members.dtype_of_sums(payload.dtype)
         pooled = _pooling.pool((members.indices, members.places), members.weights, payload, dtype)
-        return pooled if whole else _sharding.sum_blocks(pooled, members.slots, k)
+        return members.by_slot(pooled, k)
 
     return jax.tree.map(lambda leaf: _on_matrices(pool, leaf, selection.indices.ndim - 1), embeddings)
 

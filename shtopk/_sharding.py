@@ -20,6 +20,7 @@ from jax import lax
 from jax.core import Tracer
 
 from shtopk import _checks
+from shtopk._precision import accumulation_dtype
 from shtopk._seeding import filled, seed_order
 
 _MOST_TERMS = 32  # rows in a block of `Members`
@@ -47,6 +48,24 @@ class Members(NamedTuple):
     weights: jax.Array
     places: jax.Array
     slots: jax.Array | None
+
+    def by_block(self, values):
+        """`values` `(..., k, d)` of the slots as those of the blocks `(..., blocks, d)`."""
+        return values if self.slots is None else jnp.take_along_axis(values, self.slots[..., None], axis=-2)
+
+    def by_slot(self, sums, k):
+        """The sums of the slots `(..., k, d)`, from those of the blocks `(..., blocks, d)`."""
+        return sums if self.slots is None else _sum_blocks(sums, self.slots, k)
+
+    def dtype_of_sums(self, dtype):
+        """The dtype of sums of rows in `dtype`: float32 at least if other devices add theirs."""
+        return dtype if self.slots is None else accumulation_dtype(self.weights.dtype, dtype)
+
+
+def _sum_blocks(sums, slots, k):
+    if slots.ndim > 1:
+        return jax.vmap(lambda sums, slots: _sum_blocks(sums, slots, k))(sums, slots)
+    return jax.ops.segment_sum(sums, slots, k, indices_are_sorted=True)
 
 
 class Whole(NamedTuple):
@@ -199,13 +218,6 @@ def scatters(scatter, k, devices):
             "select with a k that this number divides, or pool with scatter=False"
         )
     return True
-
-
-def sum_blocks(sums, slots, k):
-    """The sums of the slots `(..., k, d)`, from those of blocks `(..., blocks, d)` of `slots` `(..., blocks)`."""
-    if slots.ndim > 1:
-        return jax.vmap(lambda sums, slots: sum_blocks(sums, slots, k))(sums, slots)
-    return jax.ops.segment_sum(sums, slots, k, indices_are_sorted=True)
 
 
 def xla_splits(ctx):
