@@ -178,9 +178,9 @@ class Relative:
     A round may span clusters. For example, most of its matches may be between rows and finite padding, and the quantile
     is then the distance to the padding. So there is a second unit, the difference between the scores of two better
     sides: one is an eighth of the way down these matches, the other half of the way. If the wider gap next to the
-    quantile is wider than 100 times this difference, the difference is `g`, and matches across clusters are decided
-    outright. If one of the two gaps next to the quantile is 1e4 times as wide as the other, as next to an outlier, the
-    narrower gap is `g`.
+    quantile is wider than 100 times this difference, and the difference is not 0, it is `g`, and matches across
+    clusters are decided outright. If one of the two gaps next to the quantile is 1e4 times as wide as the other, as
+    next to an outlier, the narrower gap is `g`.
 
     In a tournament the gaps are those that the round would have if the better seed had won every earlier match. These
     gaps come widest first, and do not depend on the sharpness. A match is a tie if its gap and `g` are at most 4 eps

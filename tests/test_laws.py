@@ -149,11 +149,13 @@ def test_narrow_scores_do_as_well_as_wide_ones(kind, seed, far, dtype, size):
     mask = np.asarray(mask_of(scores, shtopk.Relative(), k, False), np.float64)
     np.testing.assert_allclose(mask.sum(), k, rtol=4 * float(jnp.finfo(dtype).eps))
     chosen = wide >= jnp.sort(wide)[n - k]
-    assert mask[chosen].sum() > 0.7 * k
-    if len(np.unique(wide)) == n:  # of rows that tie, either may be taken
+    clusters, distinct = kind in ("bimodal", "trimodal"), len(np.unique(wide)) == n
+    if distinct or not clusters:  # ties in a cluster may reorder it: see test_outliers.py
+        assert mask[chosen].sum() > 0.7 * k
+    if distinct:  # of rows that tie, either may be taken
         want = mask_of(wide, shtopk.Relative(), k, False)
         # Clusters a thousandth wide leave gaps of some hundred roundings, and survivors are rounded in float32.
-        slack = 0.02 if kind in ("bimodal", "trimodal") else 1e-4
+        slack = 0.02 if clusters else 1e-4
         np.testing.assert_allclose(mask, want, atol=2 * float(jnp.finfo(dtype).eps) + slack)
     if dtype != jnp.float16:  # in which a steep slope may be beyond 65504
         chex.assert_tree_all_finite(mask_gradient(scores, shtopk.Relative(), k, False)[0])

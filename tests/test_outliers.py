@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import wild
 
 import shtopk
 
@@ -98,3 +99,13 @@ def test_a_winner_over_minus_infinity_keeps_its_derivative():
     got, want = jax.grad(first)(scores), jax.grad(first)(scores, scores > -jnp.inf)
     np.testing.assert_allclose(got, want, rtol=1e-9)
     assert abs(got[0] - 0.171) < 1e-3
+
+
+def test_ties_among_clusters_may_reorder_the_best_cluster():
+    """A known limit: rounded to float16, 16 of the 30 rows of the upper cluster tie, and the unit is its distance."""
+    n, k = 300, 7
+    scores = wild.scores("bimodal", 848408, 1, n)[0]
+    for dtype, least, most in ((jnp.float16, 0.2, 0.3), (jnp.float32, 0.95, 1)):
+        rounded = jnp.asarray(scores, dtype)
+        best = rounded >= jnp.sort(rounded)[n - k]
+        assert least * k < jnp.sum(shtopk.topk_mask(rounded, k)[best]) < most * k
