@@ -10,6 +10,7 @@ import queue
 import threading
 import traceback
 
+import jax
 from tqdm import tqdm
 
 
@@ -19,6 +20,13 @@ def share_memory():
     By default each process takes three quarters of the memory.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+def need_gpu():
+    """Exit where JAX finds no GPU; let several processes share it where there is one."""
+    share_memory()
+    if jax.default_backend() != "gpu":
+        raise SystemExit("JAX finds no GPU here; `python -m benchmarks compiled` needs none.")
 
 
 def rows(jobs, prepare, finish):

@@ -77,7 +77,7 @@ def kernels():
     return (
         f"\nThe GPU columns include time of the host. So measured, a step at n = {n} and k = {k} is "
         f"{summary.times(torch)} than Algorithm 2 compiled by\nPyTorch. In kernels alone it takes "
-        f"{records.rounded(busy['default'], 2):g} ms, {port} than the plain port and {gated} than the gated top k."
+        f"{summary.two_digits(busy['default'])} ms, {port} than the plain port and {gated} than the gated top k."
     )
 
 

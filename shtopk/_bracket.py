@@ -38,7 +38,7 @@ def bracket(entry, n, boost, k, reseed, candidates):
     slots, weights, seeds = _rounds.play(jnp.pad(own, (0, width - entrants)), live, k, boost, reseed)
     slots = _moved_back(slots, own[:k], ranked[:k])
 
-    # Seeds from e on are byes. A candidate that does not enter has rank e.
+    # Seeds from e on are byes. A candidate that does not enter has rank e, which is k * M where there are no byes.
     indices = jnp.concatenate([order, jnp.flip(order[: width - entrants])])
     places = rank if entrants == width else jnp.where(rank < entrants, rank, width)
     if reseed and rounds > 1:

@@ -233,7 +233,19 @@ def _primitive(name, like, shape, default, **platforms):
         ]
         return primitive.bind(*operands, **params), 0
 
-    def jvp(primals, tangents, **params):
+    primitive.def_abstract_eval(abstract)
+    primitive.def_impl(implementation(primitive, "dtype"))
+    for platform, f in {None: default, **platforms}.items():
+        mlir.register_lowering(primitive, lower(f), platform=platform)
+    batching.primitive_batchers[primitive] = batch
+    ad.primitive_jvps[primitive] = _product_rule(primitive)
+    return primitive
+
+
+def _product_rule(primitive):
+    """The derivative of a bilinear primitive, `d f(x, y) = f(dx, y) + f(x, dy)`."""
+
+    def rule(primals, tangents, **params):
         *members, x, y = primals
         *_, dx, dy = tangents
         parts = []
@@ -243,14 +255,7 @@ def _primitive(name, like, shape, default, **platforms):
             parts.append(primitive.bind(*members, x, dy, **params))
         return primitive.bind(*primals, **params), reduce(add, parts)
 
-    primitive.def_abstract_eval(abstract)
-    primitive.def_impl(implementation(primitive, "dtype"))
-    mlir.register_lowering(primitive, lower(default))
-    for platform, f in platforms.items():
-        mlir.register_lowering(primitive, lower(f), platform=platform)
-    batching.primitive_batchers[primitive] = batch
-    ad.primitive_jvps[primitive] = jvp
-    return primitive
+    return rule
 
 
 _pool_p = _primitive(

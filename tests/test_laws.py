@@ -150,8 +150,9 @@ def test_narrow_scores_do_as_well_as_wide_ones(kind, seed, far, dtype, size):
     np.testing.assert_allclose(mask.sum(), k, rtol=4 * float(jnp.finfo(dtype).eps))
     chosen = wide >= jnp.sort(wide)[n - k]
     clusters, distinct = kind in ("bimodal", "trimodal"), len(np.unique(wide)) == n
-    if distinct or not clusters:  # ties in a cluster may reorder it: see test_outliers.py
-        assert mask[chosen].sum() > 0.7 * k
+    # Ties may reorder the best cluster, see test_outliers.py: the lowest of 4000 rows was 0.65 and 0.28.
+    tied = {jnp.float32: 0.7, jnp.bfloat16: 0.6, jnp.float16: 0.2}[dtype]
+    assert mask[chosen].sum() > (tied if clusters and not distinct else 0.7) * k
     if distinct:  # of rows that tie, either may be taken
         want = mask_of(wide, shtopk.Relative(), k, False)
         # Clusters a thousandth wide leave gaps of some hundred roundings, and survivors are rounded in float32.

@@ -159,7 +159,7 @@ def test_what_the_docs_say_of_a_gpu():
     for mode in ("forward", "gradient"):
         counted = {(n, k): count for (n, k, _), count in launches("default", mode).items()}
         more += [started - counted[cell] for cell, started in busy("default", mode, "kernels").items()]
-    assert max(more) == 2
+    assert (min(more), max(more)) == (-2, 2)
 
 
 def test_what_the_docs_say_of_calls_in_a_queue_on_a_gpu():
@@ -177,7 +177,7 @@ def test_what_the_docs_say_of_calls_in_a_queue_on_a_gpu():
     assert 0.045 < shortest < 0.055
     (longest,) = (row for row in ON_GPU["rows"] if (row["section"], row["n"], row["k"]) == ("grid", 16384, 2))
     queued = longest["methods"]["top_k + gather, gated"][summary.STEP]["ms"]
-    assert (round(busy("gated lax.top_k", "gradient")[16384, 2], 3), round(queued, 2)) == (0.025, 0.11)
+    assert (round(busy("gated lax.top_k", "gradient")[16384, 2], 3), round(queued, 3)) == (0.025, 0.109)
     (narrow,) = (row["methods"] for row in ON_GPU["rows"] if (row["n"], row["k"]) == (2**16, 2**12))
     steps = [narrow[name][summary.STEP]["ms"] for name in (summary.CANDIDATES, summary.OURS)]
     assert round(steps[0] / steps[1], 1) == 1.2

@@ -22,9 +22,7 @@ FUNCTIONS = WAYS | {"plain port": lambda e, v, k: peers.plain_port(e, v, k)[0]}
 
 def run(quick):
     started = time.monotonic()
-    processes.share_memory()
-    if jax.default_backend() != "gpu":
-        raise SystemExit("JAX finds no GPU here; `python -m benchmarks compiled` needs none.")
+    processes.need_gpu()
     jobs, skipped = pairs(quick)
     rows = [row for both in processes.rows(jobs, prepare, finish) for row in both]
     path = records.directory(quick) / "gpu-profiled.json"

@@ -2,6 +2,7 @@
 
 from benchmarks import records
 from benchmarks.compiled.cells import MODES, Cell, key
+from benchmarks.speed.summary import two_digits
 
 
 def text(results):
@@ -30,6 +31,6 @@ def entry(pair):
     """`.1 / .2 ms, 10 / 20`; None if neither mode was measured."""
     if not any(pair):
         return None
-    busy = " / ".join("-" if row is None else f"{records.rounded(row['busy_ms'], 2):g}" for row in pair)
+    busy = " / ".join("-" if row is None else two_digits(row["busy_ms"]) for row in pair)
     started = " / ".join("-" if row is None else f"{row['kernels']:.0f}" for row in pair)
     return f"{busy} ms, {started}"

@@ -5,8 +5,6 @@ A step includes both gradients, for a loss that is quadratic in the outputs. Tim
 
 import time
 
-import jax
-
 from benchmarks import peers, processes, records
 from benchmarks.compiled.cells import CELLS, QUICK_CELLS
 from benchmarks.pytorch import report
@@ -19,9 +17,7 @@ IN_JAX = {"shtopk": OURS["shtopk"], "plain port in JAX": peers.plain_port}
 
 def run(quick):
     started = time.monotonic()
-    processes.share_memory()
-    if jax.default_backend() != "gpu":
-        raise SystemExit("JAX finds no GPU here.")
+    processes.need_gpu()
     try:
         import torch
     except ImportError:

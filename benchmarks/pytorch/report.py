@@ -1,6 +1,7 @@
 """The table of `topk` beside PyTorch, from the results file alone."""
 
 from benchmarks import records
+from benchmarks.speed.summary import two_digits
 
 
 def text(results):
@@ -21,7 +22,5 @@ def table(rows):
     lines = []
     for name in rows[0]["methods"]:
         times = [row["methods"][name].values() for row in rows]
-        lines.append(
-            [name, *(" / ".join(f"{records.rounded(x['ms'], 2):g}" for x in both) for both in times)]
-        )
+        lines.append([name, *(" / ".join(two_digits(x["ms"]) for x in both) for both in times)])
     return records.markdown(head, lines)
