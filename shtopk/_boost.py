@@ -20,6 +20,8 @@ _ROUNDINGS = 4
 # A round whose quantile is wider than this many spreads of its better scores spans clusters, or padding.
 _CLUSTERS = 100
 # If one gap is this many times as wide as the next one, it is that of an outlier: do not interpolate between the two.
+# With 100, the nCCS of two clusters at n = 16 and k = 2 would be 0.997 and not 0.951, but models would learn less: on
+# orange skin the recipe with `Relative` scores 0.734 with 100, and 0.814 with 1e4.
 _ABYSS = 1e4
 
 
@@ -177,10 +179,10 @@ class Relative:
 
     A round may span clusters. For example, most of its matches may be between rows and finite padding, and the quantile
     is then the distance to the padding. So there is a second unit, the difference between the scores of two better
-    sides: one is an eighth of the way down these matches, the other half of the way. If the wider gap next to the
-    quantile is wider than 100 times this difference, and the difference is not 0, it is `g`, and matches across
-    clusters are decided outright. If one of the two gaps next to the quantile is 1e4 times as wide as the other, as
-    next to an outlier, the narrower gap is `g`.
+    sides: one is an eighth of the way down these matches, or the best one if the two tie, the other half of the way. If
+    the wider gap next to the quantile is wider than 100 times this difference, and the difference is not 0, it is `g`,
+    and matches across clusters are decided outright. If one of the two gaps next to the quantile is 1e4 times as wide
+    as the other, as next to an outlier, the narrower gap is `g`.
 
     In a tournament the gaps are those that the round would have if the better seed had won every earlier match. These
     gaps come widest first, and do not depend on the sharpness. A match is a tie if its gap and `g` are at most 4 eps
@@ -241,6 +243,7 @@ def _relative_unit(boost, ranked, half, first, count):
     part = jnp.where((narrow > 0) & (wide > _ABYSS * narrow), 0, part)
     unit = (1 - part) * narrow + part * wide
 
-    spread = jnp.abs(half_gap(score(first + count // 8), score(first + count // 2)))
+    best, upper, middle = (score(first + entry) for entry in (0, count // 8, count // 2))
+    spread = jnp.abs(half_gap(jnp.where(upper == middle, best, upper), middle))
     unit = jnp.where((spread > 0) & (wide > _CLUSTERS * spread), spread, unit)
     return jnp.where(unit < jnp.inf, unit, float(jnp.finfo(ranked.dtype).max))

@@ -47,7 +47,9 @@ def test_a_slots_score_is_its_members_scores_weighed(case):
     scores, k, boost, reseed = case
     selection = select(scores, k, boost=boost, reseed=reseed)
     want = np.sum(np.asarray(selection.weights) * scores[np.asarray(selection.indices)], -1)
-    np.testing.assert_allclose(selection.scores, want, rtol=1e-9, atol=1e-9 * np.abs(scores).max())
+    # A product that is below the smallest normal number may come out as 0.
+    floor = np.finfo(np.float64).tiny * selection.indices.shape[-1]
+    np.testing.assert_allclose(selection.scores, want, rtol=1e-9, atol=1e-9 * np.abs(scores).max() + floor)
 
 
 @run
@@ -150,8 +152,8 @@ def test_narrow_scores_do_as_well_as_wide_ones(kind, seed, far, dtype, size):
     np.testing.assert_allclose(mask.sum(), k, rtol=4 * float(jnp.finfo(dtype).eps))
     chosen = wide >= jnp.sort(wide)[n - k]
     clusters, distinct = kind in ("bimodal", "trimodal"), len(np.unique(wide)) == n
-    # Ties may reorder the best cluster, see test_outliers.py: the lowest of 4000 rows was 0.65 and 0.28.
-    tied = {jnp.float32: 0.7, jnp.bfloat16: 0.6, jnp.float16: 0.2}[dtype]
+    # Ties may reorder the best cluster, see test_outliers.py: the lowest of 4000 rows was 0.65 and 0.57.
+    tied = {jnp.float32: 0.7, jnp.bfloat16: 0.6, jnp.float16: 0.5}[dtype]
     assert mask[chosen].sum() > (tied if clusters and not distinct else 0.7) * k
     if distinct:  # of rows that tie, either may be taken
         want = mask_of(wide, shtopk.Relative(), k, False)
