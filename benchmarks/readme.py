@@ -75,8 +75,8 @@ def kernels():
     cells = [row for row in read("gpu-pytorch")["rows"] if (row["n"], row["k"]) == (n, k)]
     ((torch, _),) = summary.ratios(cells, summary.OURS, "PyTorch, compiled", summary.STEP)
     return (
-        f"\nThe GPU columns include time of the host. So measured, a step at n = {n} and k = {k} is "
-        f"{summary.times(torch)} than Algorithm 2 compiled by\nPyTorch. In kernels alone it takes "
+        f"\nOn the GPU the table includes the time of the host. With it, a step at n = {n} and k = {k} is "
+        f"{summary.times(torch)} than Algorithm 2 compiled\nby PyTorch. In kernels alone it takes "
         f"{summary.two_digits(busy['default'])} ms, {port} than the plain port and {gated} than the gated top k."
     )
 

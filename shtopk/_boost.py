@@ -178,11 +178,11 @@ class Relative:
     multiplied by a positive number, or if a number is added to all of them, the weights stay the same.
 
     A round may span clusters. For example, most of its matches may be between rows and finite padding, and the quantile
-    is then the distance to the padding. So there is a second unit, the difference between the scores of two better
-    sides: one is an eighth of the way down these matches, or the best one if the two tie, the other half of the way. If
-    the wider gap next to the quantile is wider than 100 times this difference, and the difference is not 0, it is `g`,
-    and matches across clusters are decided outright. If one of the two gaps next to the quantile is 1e4 times as wide
-    as the other, as next to an outlier, the narrower gap is `g`.
+    is then the distance to the padding. Let `s` be the difference between the scores of two better sides, one an eighth
+    of the way down these matches, the other half of the way. If these two tie, the best side replaces the first one. If
+    the wider gap next to the quantile is wider than `100 * s`, and `s > 0`, then `g = s`, and matches across clusters
+    are decided outright. If one of the two gaps next to the quantile is 1e4 times as wide as the other, as next to an
+    outlier, the narrower gap is `g`. If the quantile is a gap between infinite scores, the narrowest gap is `g`.
 
     In a tournament the gaps are those that the round would have if the better seed had won every earlier match. These
     gaps come widest first, and do not depend on the sharpness. A match is a tie if its gap and `g` are at most 4 eps
@@ -240,10 +240,13 @@ def _relative_unit(boost, ranked, half, first, count):
     depth = jnp.floor(position).astype(jnp.int32)
     narrow, wide = gap(last - depth), gap(jnp.maximum(last - depth - 1, first))
     part = position - jnp.floor(position)
-    part = jnp.where((narrow > 0) & (wide > _ABYSS * narrow), 0, part)
-    unit = (1 - part) * narrow + part * wide
+    part = jnp.where((narrow > 0) & ~(wide <= _ABYSS * narrow), 0, part)
+    unit = jnp.where(part > 0, (1 - part) * narrow + part * wide, narrow)  # `wide` may be infinite or NaN
 
     best, upper, middle = (score(first + entry) for entry in (0, count // 8, count // 2))
     spread = jnp.abs(half_gap(jnp.where(upper == middle, best, upper), middle))
     unit = jnp.where((spread > 0) & (wide > _CLUSTERS * spread), spread, unit)
+
+    # Gaps of infinite scores are the widest. If they reach the quantile, the narrowest gap is the unit.
+    unit = jnp.where(unit < jnp.inf, unit, gap(last))
     return jnp.where(unit < jnp.inf, unit, float(jnp.finfo(ranked.dtype).max))

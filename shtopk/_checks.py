@@ -15,16 +15,25 @@ _MOST_CANDIDATES = 2**29  # the width of a bracket, up to 4n with a traced k, is
 
 def _array(name, value):
     """`value` as an array, if `jax.numpy` accepts it: arrays and scalars, no lists."""
-    if not _is_arraylike(value):
-        raise TypeError(f"{name} must be an array, got {_kind(value)}; convert it with jnp.asarray")
-    return jnp.asarray(value)
+    if _is_arraylike(value):
+        return jnp.asarray(value)
+    remedy = "pass numbers" if hasattr(value, "dtype") else "convert it with jnp.asarray"
+    raise TypeError(f"{name} must be an array, got {_kind(value)}; {_field_or(remedy, value)}")
+
+
+def _field_or(remedy, value):
+    """`remedy`, unless `value` is a named tuple, such as that of `anneal` or `topk`."""
+    fields = getattr(value, "_fields", None)
+    return f"pass one of its fields, {' or '.join(fields)}" if fields else remedy
 
 
 def _is_arraylike(value):
     """Whether `jax.numpy` accepts `value` as an array: also an object with `__jax_array__`, as modules' parameters."""
     if isinstance(value, (np.ndarray, np.generic)):
         return value.dtype.kind not in "OSUMm"  # objects, strings and dates
-    return isinstance(value, (jax.Array, float, int, complex)) or hasattr(value, "__jax_array__")
+    if isinstance(value, jax.Array):
+        return not jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return isinstance(value, (float, int, complex)) or hasattr(value, "__jax_array__")
 
 
 def _kind(value):
@@ -35,9 +44,8 @@ def _kind(value):
 def _floating(name, value):
     value = _array(name, value)
     if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(
-            f"{name} must be floating point, got dtype {value.dtype}; cast with {name}.astype(jnp.float32)"
-        )
+        remedy = f"take {name}.real" if jnp.iscomplexobj(value) else f"cast with {name}.astype(jnp.float32)"
+        raise TypeError(f"{name} must be floating point, got dtype {value.dtype}; {remedy}")
     return value
 
 
@@ -92,6 +100,10 @@ def embeddings(tree, lead, *, axis="n", name="embeddings", any_dtype=False):
 def _remedy(label, shape, lead):
     if lead[-1] == 1 and shape[: len(lead) - 1] == lead[:-1]:
         return "if scores end in an axis of size 1, pass scores[..., 0]"
+    if shape == ():
+        return "if it is part of a list of numbers, convert the list with jnp.asarray"
+    if shape == lead[: len(shape)]:
+        return "if scores and embeddings are swapped, pass embeddings first"
     return f"reshape or transpose {label} so that it does"
 
 
@@ -132,17 +144,20 @@ def real_or_traced_k(value, n):
             return _scalar_k(value)
         value = value[()]
     if not isinstance(value, float) and not jnp.issubdtype(getattr(value, "dtype", int), jnp.floating):
-        return k(value, n)
+        return k(value, n) if hasattr(value, "__index__") else _scalar_k(value)
     if not 1 <= value <= n:
         raise ValueError(f"k must satisfy 1 <= k <= n, got k={value}; pass 1 to {n}")
     return float(value)
 
 
 def _scalar_k(value):
-    if value.ndim or not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating)):
+    number = isinstance(value, (jax.Array, np.ndarray))
+    number = number and any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating))
+    if not number or value.ndim:
+        got = f"shape {value.shape} and dtype {value.dtype}" if number else repr(value)
         raise TypeError(
-            f"k must be an int, a float or a scalar array of either, got shape {value.shape} and dtype "
-            f"{value.dtype}; for a different k per row use jax.vmap over scores and k"
+            f"k must be an int, a float or a scalar array of either, got {got}; for a different k per row use "
+            "jax.vmap over scores and k"
         )
     return value
 
@@ -177,7 +192,10 @@ def key(value):
         typed = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
         if value.shape == () if typed else value.dtype == jnp.uint32 and value.ndim == 1:
             return jnp.asarray(value)
-    raise TypeError(f"key must be a single key, got {_kind(value)}; make one by jax.random.key(seed)")
+    got = f"{_kind(value)} and shape {value.shape}" if hasattr(value, "shape") else _kind(value)
+    raise TypeError(
+        f"key must be a single key, got {got}; make one by jax.random.key(seed), use jax.vmap over several"
+    )
 
 
 def draw(value, random_key, straight_through):
@@ -208,9 +226,10 @@ def sharpness_range(value):
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(f"sharpness must be a pair (first, last), got {value!r}; for instance (0.1, 100.0)")
     first, last = (bare_number("sharpness", number) for number in value)
-    if not all(isinstance(x, Tracer) or jnp.ndim(x) or jnp.iscomplexobj(x) or x > 0 for x in (first, last)):
+    unread = [isinstance(x, Tracer) or jnp.ndim(x) or jnp.iscomplexobj(x) for x in (first, last)]
+    if not all(skip or 0 < x < np.inf for skip, x in zip(unread, (first, last), strict=True)):
         raise ValueError(
-            f"sharpness must be positive, first and last, got {value!r}; for instance (0.1, 100.0)"
+            f"sharpness must be positive and finite, first and last, got {value!r}; for instance (0.1, 100.0)"
         )
     return first, last
 
@@ -253,9 +272,10 @@ def flag(name, value):
 def boost(value) -> Any:  # a `Boost`, which is defined above this module
     """A callable. If it is a pytree of numbers, its leaves must be numbers or arrays."""
     if not callable(value) or isinstance(value, type):
+        got = _kind(value) if isinstance(value, tuple) else repr(value)
+        remedy = "pass shtopk.Relative(), Scaled(...), Power(...) or a function of that form"
         raise TypeError(
-            f"boost must be callable as boost(high, low, where), got {value!r}; "
-            "pass shtopk.Relative(), Scaled(...), Power(...) or a function of that form"
+            f"boost must be callable as boost(high, low, where), got {got}; {_field_or(remedy, value)}"
         )
     if any(callable(leaf) for leaf in jax.tree.leaves(value)):
         return value
@@ -273,7 +293,8 @@ def within(name, value, holds, bounds):
 def bare_number(name, value):
     """A number, checked before it goes through `jit`, whose errors name no argument."""
     if not _is_arraylike(value):
-        raise TypeError(f"{name} must be a number or an array, got {_kind(value)}; convert it with float")
+        remedy = "pass a number" if hasattr(value, "dtype") else "convert it with float"
+        raise TypeError(f"{name} must be a number or an array, got {_kind(value)}; {remedy}")
     return jnp.asarray(value) if hasattr(value, "__jax_array__") else value
 
 

@@ -36,7 +36,7 @@ def iterative_topk(
         axis of size 1 is shared by all rows of scores.
       scores: `(..., n)` floating, larger is better.
       k: static int, `1 <= k <= n`.
-      alpha: scalar, in units of 1 / score^2; 1 as published. May be traced, annealed or learned.
+      alpha: scalar, 0 or more, in units of 1 / score^2; 1 as published. May be traced, annealed or learned.
       normalizer: "softmax" divides by the sum of all terms. "paper" leaves the term of the maximum out of the sum, as
         Algorithm 1 prints it. The weights then sum to more than 1, without bound if no other score is near. If no other
         row is left, as in the last step for k = n, the slot is NaN.
@@ -60,6 +60,7 @@ def iterative_topk(
     embeddings = _checks.embeddings(embeddings, scores.shape)
     where = _checks.where(where, scores.shape)
     _checks.choice("normalizer", normalizer, ("softmax", "paper"))
+    _checks.within("alpha", alpha, lambda x: x >= 0, "0 (all rows weigh the same) or more")
     return _iterative(
         embeddings,
         scores,

@@ -27,7 +27,9 @@ def topk_mask(
     log: bool = False,
     axis_name: Any = None,
 ) -> jax.Array:
-    """Compute the soft top-k mask, the weight of each candidate in its slot; the weights sum to k.
+    """Compute the soft top-k mask, the weight of each candidate in its slot.
+
+    The weights sum to k, or to the number of rows that take part if that is smaller.
 
     The mask is that of `select(scores, k, ...).mask()` (Pietruszka et al. 2021, Algorithm 2). Here k may also be
     traced, and under `vmap` it may differ from row to row. A real k interpolates: the mask is `(1 - f) * mask(floor
@@ -36,13 +38,14 @@ def topk_mask(
 
     Args:
       scores: `(..., n)` floating, larger is better.
-      k: int, float, or array of shape (), `1 <= k <= n`. A JAX array out of range, traced or not, gives a mask of NaN.
-      boost, reseed, where: see `topk`.
+      k: int, float, or array of shape (), `1 <= k <= n`. A JAX array out of range, traced or not, gives a mask
+        and a gradient of NaN.
+      boost, reseed, where: see `topk`. `Scaled(jnp.inf)` gives the hard mask, 1 for the k best and 0 for the others.
       candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores. A
         traced k above `candidates` gives a mask of NaN.
       log: if True, return the logarithm of the mask, to add to attention logits: -inf where the mask is 0 (in a dtype
         without infinities, its lowest number). Its gradient is finite, and 0 where the mask is below 2e-31 (4e-301 in
-        float64), which is 0 to any softmax.
+        float64), which is 0 to any softmax. The softmax of a row in which no candidate takes part is NaN.
       axis_name: the mesh axis over which n is split, inside `jax.shard_map`, see `topk`. `scores`, `where` and the mask
         are this device's share.
 
@@ -113,7 +116,7 @@ def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, devic
             part = (slots - low.astype(slots.dtype)).astype(accumulation_dtype(scores.dtype))
             lower, upper = jax.vmap(mask)(jnp.stack([low, jnp.minimum(low + 1, most)]))
             out = _share(1 - part, lower) + _share(part, upper)
-        out = jnp.where(slots > 0, out, jnp.nan)
+        out *= jnp.where(slots > 0, 1, jnp.nan).astype(out.dtype)  # NaN in the gradient, too
         return narrowed(log_weight(out) if log else out, scores.dtype)
 
     return over_rows(row, scores.ndim - 1)(scores, where)
@@ -126,10 +129,10 @@ def _share(part, mask):
 
 
 def _within(k, most):
-    """k as int32, or in float32 at least if it is real; 0 instead of a number out of range."""
+    """k as int32, or in float32 at least if it is real; 0 or NaN instead of a number out of range."""
     if jnp.issubdtype(k.dtype, jnp.floating):
         k = k.astype(accumulation_dtype(k.dtype))
-        return jnp.where((k >= 1) & (k <= most), k, 0)
+        return k * jnp.where((k >= 1) & (k <= most), 1, jnp.nan).astype(k.dtype)  # the gradient is NaN, too
     # Check before the cast, which could wrap a larger number into the range.
     return jnp.where((k >= 1) & (k <= min(most, jnp.iinfo(k.dtype).max)), k, 0).astype(jnp.int32)
 

@@ -82,8 +82,8 @@ def topk(
         nothing (docs/training.md).
       draw: scalar t in [0, 1], plain or traced. A traced t is clipped. Each slot moves from its mixture towards one
         member j, drawn by its weight: `(1 - t) * E'_s + t * E_j`, and its score likewise. At t = 1 each slot is a row
-        of the embeddings. The mean over draws is the mixture. The weights get the gradient of the mixture; `embeddings`
-        gets the gradient of the values that were returned; t gets the gradient 0. `draw` needs `key`, and excludes
+        of the embeddings. The mean over draws is the mixture. In the backward pass the scores get the gradient of the
+        mixture, the embeddings that of the rows that were returned, and t gets 0. `draw` needs `key`, and excludes
         `straight_through`.
       key: a key of `jax.random` for `draw`; with an `axis_name`, the same on all devices of that axis.
       order: "score" returns the slots in the order of the bracket. Their scores may be out of order, because a soft

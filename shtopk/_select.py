@@ -21,7 +21,7 @@ Payload = TypeVar("Payload")  # an array or a pytree of arrays; the result has k
 
 
 @pytree("indices", "weights", "scores", "places", meta=("n", "axis_name"))
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no truth value to compare by
 class Selection:
     """The result of `select`: k slots, each a weighted set of M members.
 
@@ -169,7 +169,7 @@ class Selection:
         '2.000'
         """
         logs = log_weight(jnp.where(self.weights == 0, 1, self.weights))
-        return -jnp.sum(self.weights * logs, axis=(-2, -1))
+        return jnp.sum(-self.weights * logs, axis=(-2, -1))
 
     @property
     def _devices(self):

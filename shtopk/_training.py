@@ -40,8 +40,9 @@ def anneal(
     The scores are `(v - mean) / spread + noise * (1 - progress) * z` with standard normals `z`. The boost is
     `Scaled(first * (last / first) ** progress)`. Mean and spread (the standard deviation) are taken over all
     candidates of the batch that take part, and are constant under differentiation. So the scale of the scores does
-    not matter, and the choice can still be clearer in one row of the batch than in another. docs/training.md gives
-    the reason for each part.
+    not matter, and the choice can still be clearer in one row of the batch than in another. But one score far from all
+    others widens the spread, and the choice among the others then stays soft. docs/training.md gives the reason for
+    each part.
 
     Args:
       scores: `(..., n)` floating, larger is better, of the whole batch. Call `anneal` outside of a `jax.vmap` over the
@@ -71,6 +72,7 @@ def anneal(
     ['0.00', '0.02', '0.98']
     """
     scores = _checks.scores(scores)
+    _checks.within("noise", noise, lambda x: 0 <= x < jnp.inf, "0 or more, and finite")
     return _anneal(
         scores,
         _checks.where(where, scores.shape),

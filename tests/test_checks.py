@@ -32,7 +32,8 @@ def test_a_k_out_of_range_is_refused_by_name(function):
     for k, shown in [(2.0, "2.0"), ("2", "'2'"), (None, "None"), (True, "True")]:
         if function == "topk_mask" and k == 2.0:
             continue  # may be real
-        with refused(TypeError, "k must be an int", shown, "int(k)"):
+        remedy = "jax.vmap" if function == "topk_mask" and k is not True else "int(k)"
+        with refused(TypeError, "k must be an int", shown, remedy):
             call(V, k)
     for k in (0, -3, 6):
         with refused(ValueError, "1 <= k <= n", f"k={k}", "1 to 5"):
@@ -73,16 +74,26 @@ def test_draw_without_its_key_is_refused_by_name():
         shtopk.topk(E, V, 2, draw=jnp.ones(2), key=key)
     with refused(ValueError, "draw and straight_through", "one of them"):
         shtopk.topk(E, V, 2, draw=1.0, key=key, straight_through=True)
-    for wrong in (0, jax.random.split(key), jnp.zeros(2)):
-        with refused(TypeError, "key must be a single key", "jax.random.key(seed)"):
+    for wrong, got in ((0, "int"), (jax.random.split(key), "shape (2,)"), (jnp.zeros(2), "float64")):
+        with refused(TypeError, "key must be a single key", got, "jax.random.key(seed)", "jax.vmap"):
             shtopk.topk(E, V, 2, draw=1.0, key=cast(Any, wrong))
+    for name, wrong in (
+        ("draw", {"draw": key, "key": 0.5}),
+        ("boost.sharpness", {"boost": shtopk.Scaled(key)}),
+    ):
+        with refused(TypeError, f"{name} must be a number", "dtype key<fry>", "pass a number"):
+            shtopk.topk(E, V, 2, **cast(Any, wrong))
 
 
 def test_anneal_refuses_bad_arguments_by_name():
     with refused(ValueError, "progress must be in [0, 1]", "500", "step / steps"):
         shtopk.anneal(V, 500)
-    with refused(ValueError, "sharpness must be positive", "(0.0, 100.0)"):
-        shtopk.anneal(V, 0.5, sharpness=(0.0, 100.0))
+    for wrong in ((0.0, 100.0), (0.1, jnp.inf), (jnp.nan, 1.0)):
+        with refused(ValueError, "sharpness must be positive and finite", repr(wrong)):
+            shtopk.anneal(V, 0.5, sharpness=wrong)
+    for wrong in (-1.0, np.nan, np.inf):
+        with refused(ValueError, "noise must be 0 or more, and finite", str(wrong)):
+            shtopk.anneal(V, 0.5, noise=wrong)
     with refused(TypeError, "progress must be real", "complex"):
         jax.jit(shtopk.anneal)(V, 0.5j)
     with refused(TypeError, "sharpness must be real", "complex"):
@@ -109,7 +120,8 @@ def test_scores_of_a_wrong_kind_are_refused_by_name(function):
     with refused(ValueError, "scores", "(..., n)", "()"):
         call(1.0, 1)
     for dtype in (int, complex, bool):
-        with refused(TypeError, "scores must be floating point", np.dtype(dtype).name, "astype"):
+        remedy = "scores.real" if dtype is complex else "astype"
+        with refused(TypeError, "scores must be floating point", np.dtype(dtype).name, remedy):
             call(V.astype(dtype), 1)
     with refused(TypeError, "scores must be an array", "list", "jnp.asarray"):
         call([1.0, 2.0], 1)
@@ -129,10 +141,12 @@ def test_embeddings_that_do_not_fit_are_refused_by_name(function):
         function(E, V[:, None], 1)
     with refused(ValueError, "embeddings has shape (2, 5)", "(5,)", "reshape"):
         function(E.T, V, 2)
-    with refused(ValueError, "embeddings['a'][1] has shape ()", "(5,)"):
+    with refused(ValueError, "embeddings['a'][1] has shape ()", "(5,)", "list of numbers", "jnp.asarray"):
         function({"a": [E, 1.0]}, V, 2)
     with refused(ValueError, "embeddings has shape (5, 2)", "(3, 5)"):
         function(E, jnp.ones((3, 5)), 2)
+    with refused(ValueError, "embeddings has shape (5,)", "(5, 2)", "pass embeddings first"):
+        function(V, E, 1)
     with refused(TypeError, "embeddings must be an array", "str"):
         function("tokens", V, 2)
 
@@ -180,6 +194,9 @@ def test_an_unknown_word_is_refused_by_name():
         shtopk.iterative_topk(E, V, 2, normalizer=np.ones(2))  # pyright: ignore[reportArgumentType] (on purpose)
     with refused(ValueError, "alpha must be a scalar", "(2,)"):
         shtopk.iterative_topk(E, V, 2, alpha=jnp.ones(2))
+    for wrong in (-1.0, np.nan):
+        with refused(ValueError, "alpha must be 0 (all rows weigh the same) or more", str(wrong)):
+            shtopk.iterative_topk(E, V, 2, alpha=wrong)
 
 
 @pytest.mark.parametrize("function", ["topk", "select", "topk_mask"])
@@ -187,6 +204,10 @@ def test_a_boost_that_cannot_work_is_refused_by_name(function):
     call = EVERY[function]
     with refused(TypeError, "boost must be callable", "6.0", "shtopk.Relative()"):
         call(V, 2, boost=6.0)
+    with refused(
+        TypeError, "boost must be callable", "got Annealed; pass one of its fields, scores or boost"
+    ):
+        call(V, 2, boost=shtopk.anneal(V, 0.5))
     with refused(TypeError, "boost must be callable", "Relative'>", "shtopk.Relative()"):
         call(V, 2, boost=shtopk.Relative)
     with refused(TypeError, "the result of boost must be an array", "list"):
@@ -228,47 +249,52 @@ def test_boost_called_by_hand(boost):
         call(V[:2], V[2:4], None)
 
 
-# What is handed over where an array is expected, and how the error calls it.
-NO_ARRAYS: list[tuple[Any, str]] = [
-    ([1.0, 2.0], "list"),
-    ((1.0, 2.0), "tuple"),
-    (None, "NoneType"),
-    ("scores", "str"),
-    (np.array([None, 1.0]), "dtype object"),
-    (np.array(["a"]), "dtype <U1"),
+# What is handed over where an array is expected, how the error calls it, and the remedy.
+NO_ARRAYS: list[tuple[Any, str, str]] = [
+    ([1.0, 2.0], "list", "jnp.asarray"),
+    ((1.0, 2.0), "tuple", "jnp.asarray"),
+    (None, "NoneType", "jnp.asarray"),
+    ("scores", "str", "jnp.asarray"),
+    (np.array([None, 1.0]), "dtype object", "pass numbers"),
+    (np.array(["a"]), "dtype <U1", "pass numbers"),
+    (jax.random.key(0), "dtype key<fry>", "pass numbers"),
+    (shtopk.anneal(V, 0.5), "Annealed", "pass one of its fields, scores or boost"),
 ]
-AS_ARRAYS = pytest.mark.parametrize(("value", "kind"), NO_ARRAYS, ids=[kind for _, kind in NO_ARRAYS])
+AS_ARRAYS = pytest.mark.parametrize(
+    ("value", "kind", "remedy"), NO_ARRAYS, ids=[kind for _, kind, _ in NO_ARRAYS]
+)
 
 
 @AS_ARRAYS
-def test_what_is_no_array_is_refused_by_name(value, kind):
+def test_what_is_no_array_is_refused_by_name(value, kind, remedy):
     nccs: Any = shtopk.nccs
     for call in EVERY.values():
-        with refused(TypeError, "scores must be an array", kind, "jnp.asarray"):
+        with refused(TypeError, "scores must be an array", kind, remedy):
             call(value, 1)
         if value is not None:
-            with refused(TypeError, "where must be an array", kind, "jnp.asarray"):
+            with refused(TypeError, "where must be an array", kind, remedy):
                 call(V, 1, where=value)
-    with refused(TypeError, "reference must be an array", kind, "jnp.asarray"):
+    with refused(TypeError, "reference must be an array", kind, remedy):
         nccs(value, E)
-    with refused(TypeError, "approximation must be an array", kind, "jnp.asarray"):
+    with refused(TypeError, "approximation must be an array", kind, remedy):
         nccs(E, value)
     # A list, a tuple or None is a pytree, which a payload may be.
-    if kind not in ("list", "tuple", "NoneType"):
+    if kind not in ("list", "tuple", "NoneType", "Annealed"):
         for call in WITH_PAYLOAD:
-            with refused(TypeError, "embeddings must be an array", kind, "jnp.asarray"):
+            with refused(TypeError, "embeddings must be an array", kind, remedy):
                 call(value, V, 2)
         for method, name in (("pool", "embeddings"), ("unpool", "pooled")):
-            with refused(TypeError, f"{name} must be an array", kind, "jnp.asarray"):
+            with refused(TypeError, f"{name} must be an array", kind, remedy):
                 getattr(shtopk.select(V, 2), method)(value)
 
 
 @AS_ARRAYS
-def test_what_is_no_number_is_refused_by_name(value, kind):
-    with refused(TypeError, "alpha must be a number", kind, "float"):
+def test_what_is_no_number_is_refused_by_name(value, kind, remedy):
+    remedy = "pass a number" if remedy == "pass numbers" else "convert it with float"
+    with refused(TypeError, "alpha must be a number", kind, remedy):
         shtopk.iterative_topk(E, V, 2, alpha=value)
     for boost, name in ((shtopk.Scaled, "sharpness"), (shtopk.Power, "base"), (shtopk.Relative, "sharpness")):
-        with refused(TypeError, f"{name} must be a number", kind, "float"):
+        with refused(TypeError, f"{name} must be a number", kind, remedy):
             shtopk.topk(E, V, 2, boost=boost(value))
     with refused(TypeError, "alpha must be real", "complex"):
         shtopk.iterative_topk(E, V, 2, alpha=1j)

@@ -1,10 +1,13 @@
-"""topk_mask: a real k, the logarithm, candidates."""
+"""topk_mask: a real k, the logarithm, candidates, the hard mask."""
+
+from functools import partial
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 import shtopk
 
@@ -83,7 +86,9 @@ def test_a_real_k_of_one_candidate():
 
 @pytest.mark.parametrize("k", [0.5, 5.5, np.nan, np.inf])
 def test_a_real_k_out_of_range_is_never_silent(k):
-    assert np.all(np.isnan(shtopk.topk_mask(jnp.arange(5.0), jnp.asarray(k))))
+    mask = partial(shtopk.topk_mask, jnp.arange(5.0))
+    assert np.all(np.isnan(mask(jnp.asarray(k))))
+    assert np.all(np.isnan(jax.jacobian(mask)(jnp.asarray(k))))
 
 
 def test_gradient_descent_finds_how_many():
@@ -110,7 +115,23 @@ def test_candidates_of_the_mask_are_those_of_the_selection(k):
 
 
 def test_a_traced_k_above_the_candidates_is_never_silent():
-    assert np.all(np.isnan(shtopk.topk_mask(jnp.arange(5.0), jnp.int32(4), candidates=3)))
+    mask = partial(shtopk.topk_mask, k=jnp.int32(4), candidates=3)
+    assert np.all(np.isnan(mask(jnp.arange(5.0))))
+    assert np.all(np.isnan(jax.jacobian(mask)(jnp.arange(5.0))[-3:, -3:]))  # of the candidates
+
+
+@pytest.mark.parametrize("k", [3, jnp.int32(3)], ids=repr)
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_an_infinite_sharpness_gives_the_hard_mask(scale, k, x32):
+    scores, boost = scale * scores_of(100).astype(jnp.float32), shtopk.Scaled(jnp.inf)
+    where = jnp.arange(100) % 3 != 0
+    hard = shtopk.topk_mask(scores, k, boost=boost, where=where)
+    rank = jnp.argsort(jnp.argsort(jnp.where(where, -scores, jnp.inf)))
+    np.testing.assert_array_equal(hard, rank < 3)
+    log = shtopk.topk_mask(scores, k, boost=boost, where=where, log=True)
+    np.testing.assert_array_equal(log, jnp.where(rank < 3, 0, -jnp.inf))
+    soft = shtopk.topk_mask(scores, k, where=where)
+    np.testing.assert_array_equal(soft + lax.stop_gradient(hard - soft), hard)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])

@@ -25,6 +25,13 @@ def test_a_bracket_by_hand():
     assert selection.n == 8
 
 
+def test_a_selection_equals_itself_alone():
+    selection = shtopk.select(scores_of(8), 2)
+    assert selection == selection
+    assert selection != shtopk.select(scores_of(8), 2)
+    assert len({selection, selection}) == 1
+
+
 def test_a_second_sort_changes_the_bracket_by_hand():
     # 6 and 0 come out of an even match at 3, 5 and 4 at 4.5: sorted again, 5 and 4 are on top.
     scores = jnp.array([6.0, 5.0, 4.0, 0.0])

@@ -71,6 +71,25 @@ def test_plus_infinity_ranks_first_and_equal_infinities_tie(reseed, boost):
     chex.assert_tree_all_finite(slopes)
 
 
+@EITHER_SORT
+@pytest.mark.parametrize("first", [jnp.inf, jnp.nan, 1e9])
+@pytest.mark.parametrize(("n", "k"), [(4, 2), (5, 2), (64, 2), (64, 4), (64, 8)])
+def test_rows_that_are_sure_leave_the_others_in_order(n, k, first, reseed):
+    """k - 1 rows are sure of a slot; the best of the others takes most of the last slot, and has a gradient."""
+    sure = k - 1 if k == 2 or first != 1e9 else 3 * k // 4 - 1  # more finite outliers would set the unit
+    scores = np.random.default_rng(n).normal(size=n)
+    best = sure + np.argmax(scores[sure:])
+
+    def weight(v, k):
+        return shtopk.topk_mask(v.at[:sure].set(first), k, reseed=reseed)[best]
+
+    scores = jnp.asarray(scores)
+    for kind in (k, jnp.asarray(k)):
+        value, slope = jax.value_and_grad(weight)(scores, kind)
+        assert 0.9 < value < 1
+        assert slope[best] > 0
+
+
 @EVERY_BOOST
 @EITHER_SORT
 def test_minus_infinity_loses_and_does_no_harm(reseed, boost):

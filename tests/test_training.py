@@ -48,6 +48,25 @@ def test_padding_moves_neither_mean_nor_spread(padding):
     np.testing.assert_allclose(scores[where], (part - part.mean()) / part.std(), rtol=1e-12)
 
 
+def test_an_outlier_keeps_the_others_soft():
+    """A known limit: the spread is that of the batch. A unit for each row, under vmap, is free of other rows."""
+    scores = jax.random.normal(KEY, (32, 64))
+
+    def share_of_the_best(scores, prepare=shtopk.anneal):
+        prepared, boost = prepare(scores, 1.0)
+        mask = shtopk.topk_mask(prepared, 4, boost=boost)
+        return jnp.mean(jnp.take_along_axis(mask, jax.lax.top_k(scores, 4)[1], axis=-1)[1:])
+
+    def by_row(scores, progress):
+        prepared, boosts = jax.vmap(lambda v: shtopk.anneal(v, progress))(scores)
+        return prepared, jax.tree.map(lambda x: x[0], boosts)
+
+    far = scores.at[0, 0].set(1e4)
+    assert share_of_the_best(scores) > 0.95
+    assert share_of_the_best(far) < 0.3
+    assert share_of_the_best(far, by_row) > 0.95
+
+
 def test_infinite_and_nan_scores_stay_and_count_for_nothing():
     scores = V.at[0, 0].set(-jnp.inf).at[1, 1].set(jnp.inf).at[2, 2].set(jnp.nan)
     got = shtopk.anneal(scores, 0.5).scores
