@@ -238,15 +238,13 @@ def _relative_unit(boost, ranked, half, first, count):
     quantile = jnp.clip(_checks.number("Relative.quantile", boost.quantile, ranked.dtype), 0, 1)
     position = (1 - quantile) * (count - 1).astype(ranked.dtype)
     depth = jnp.floor(position).astype(jnp.int32)
-    narrow, wide = gap(last - depth), gap(jnp.maximum(last - depth - 1, first))
-    part = position - jnp.floor(position)
-    part = jnp.where((narrow > 0) & ~(wide <= _ABYSS * narrow), 0, part)
-    unit = jnp.where(part > 0, (1 - part) * narrow + part * wide, narrow)  # `wide` may be infinite or NaN
+    least, narrow, wide = gap(last), gap(last - depth), gap(jnp.maximum(last - depth - 1, first))
+    narrow = jnp.where(narrow < jnp.inf, narrow, least)  # the gaps of infinite scores are the widest
+    outlying = ((narrow > 0) & (wide > _ABYSS * narrow)) | ~(wide < jnp.inf)
+    part = jnp.where(outlying, 0, position - jnp.floor(position))
+    unit = jnp.where(part > 0, (1 - part) * narrow + part * wide, narrow)
 
     best, upper, middle = (score(first + entry) for entry in (0, count // 8, count // 2))
     spread = jnp.abs(half_gap(jnp.where(upper == middle, best, upper), middle))
     unit = jnp.where((spread > 0) & (wide > _CLUSTERS * spread), spread, unit)
-
-    # Gaps of infinite scores are the widest. If they reach the quantile, the narrowest gap is the unit.
-    unit = jnp.where(unit < jnp.inf, unit, gap(last))
     return jnp.where(unit < jnp.inf, unit, float(jnp.finfo(ranked.dtype).max))

@@ -33,8 +33,8 @@ def topk_mask(
 
     The mask is that of `select(scores, k, ...).mask()` (Pietruszka et al. 2021, Algorithm 2). Here k may also be
     traced, and under `vmap` it may differ from row to row. A real k interpolates: the mask is `(1 - f) * mask(floor
-    k) + f * mask(floor k + 1)` with `f = k - floor k`. This is continuous in k, and its derivative in k, `mask(floor
-    k + 1) - mask(floor k)`, sums to 1. So k can be learned.
+    k) + f * mask(floor k + 1)` with `f = k - floor k`. This is continuous in k, and its derivative in k is `mask(floor
+    k + 1) - mask(floor k)`, which sums to 1 for k below the number of rows that take part. So k can be learned.
 
     Args:
       scores: `(..., n)` floating, larger is better.
