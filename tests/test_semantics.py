@@ -73,7 +73,7 @@ def test_plus_infinity_ranks_first_and_equal_infinities_tie(reseed, boost):
 
 @EITHER_SORT
 @pytest.mark.parametrize("first", [jnp.inf, jnp.nan, 1e9])
-@pytest.mark.parametrize(("n", "k"), [(4, 2), (5, 2), (64, 2), (64, 4), (64, 8)])
+@pytest.mark.parametrize(("n", "k"), [(4, 2), (5, 2), (12, 2), (24, 8)])
 def test_rows_that_are_sure_leave_the_others_in_order(n, k, first, reseed):
     """Up to k - 1 rows are sure of a slot; the best of the others takes most of another, and has a gradient."""
     sure = k - 1 if k == 2 or first != 1e9 else 3 * k // 4 - 1  # more finite outliers would set the unit
