@@ -76,8 +76,8 @@ def soft_mask(scores, k, progress, key):
 
 
 def hard_mask(scores, k):
-    rank = jnp.argsort(jnp.argsort(-scores, axis=1), axis=1)
-    return (rank < jnp.round(k)[..., None]).astype(scores.dtype)
+    mask = partial(shtopk.topk_mask, boost=shtopk.Scaled(jnp.inf))
+    return jax.vmap(mask)(scores, jnp.broadcast_to(jnp.round(k).astype(int), scores.shape[:1]))
 
 
 # Training and evaluation
