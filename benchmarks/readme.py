@@ -75,19 +75,19 @@ def kernels():
     cells = [row for row in read("gpu-pytorch")["rows"] if (row["n"], row["k"]) == (n, k)]
     ((torch, _),) = summary.ratios(cells, summary.OURS, "PyTorch, compiled", summary.STEP)
     return (
-        f"\nOn the GPU the table includes the time of the host. With it, a step at n = {n} and k = {k} is "
-        f"{summary.times(torch)} than Algorithm 2 compiled\nby PyTorch. In kernels alone it takes "
+        f"\nThe GPU columns include the host's time. By them, a step at n = {n} and k = {k} is {summary.times(torch)} "
+        "than Algorithm 2\ncompiled by PyTorch. In kernels alone it takes "
         f"{summary.two_digits(busy['default'])} ms, {port} than the plain port and {gated} than the gated top k."
     )
 
 
 def learning():
     """Mean scores at hard evaluation, a column for each task, and the seeds that failed."""
+    results = learning_report.with_all_seeds(RESULTS)
     found = {
-        task: {s["method"]: s for s in learning_report.summary(result)}
-        for task, result in learning_report.with_all_seeds(RESULTS).items()
+        task: {s["method"]: s for s in learning_report.summary(result)} for task, result in results.items()
     }
-    lines = []
+    lines = [["*chance*", *(f"{result['settings']['chance']:.2f}" for result in results.values()), ""]]
     for name, way in LEARNING.items():
         scores = [methods.get(way) for methods in found.values()]
         failed, seeds = (sum(s[key] for s in scores if s) for key in ("failed", "seeds"))

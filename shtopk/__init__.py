@@ -17,11 +17,19 @@ The result has a gradient with respect to the embeddings, the scores and the num
 >>> d_scores.shape, d_sharpness.shape
 ((2, 100), ())
 
-`topk_mask` returns the weight of each candidate; the weights of a row sum to k:
+`topk_mask` returns the weight of each candidate. The weights of each sequence sum to k:
 
 >>> mask = shtopk.topk_mask(scores, 8)
 >>> mask.shape, mask.sum(-1).round(3).tolist()
 ((2, 100), [8.0, 8.0])
+
+To train, let `anneal` prepare the scores and the boost of each step. At evaluation, `hard_topk` picks the k best rows:
+
+>>> annealed, boost = shtopk.anneal(scores, progress=0.5, key=jax.random.key(1))
+>>> shtopk.topk_mask(annealed, 8, boost=boost).shape
+(2, 100)
+>>> shtopk.hard_topk(embeddings, scores, 8).embeddings.shape
+(2, 8, 16)
 """
 
 from shtopk._boost import Boost, Power, Relative, Scaled

@@ -178,11 +178,12 @@ class Relative:
     multiplied by a positive number, or if a number is added to all of them, the weights stay the same.
 
     A round may span clusters. For example, most of its matches may be between rows and finite padding, and the quantile
-    is then the distance to the padding. Let `s` be the difference between the scores of two better sides, one an eighth
-    of the way down these matches, the other half of the way. If these two tie, the best side replaces the first one. If
-    the wider gap next to the quantile is wider than `100 * s`, and `s > 0`, then `g = s`, and matches across clusters
-    are decided outright. If one of the two gaps next to the quantile is 1e4 times as wide as the other, as next to an
-    outlier, the narrower gap is `g`. If the quantile is a gap between infinite scores, the narrowest gap is `g`.
+    is then the distance to the padding. So a second distance `s` is measured, between the better side an eighth of the
+    way down the matches and the better side half of the way down. If these two tie, `s` is the distance between the
+    best side and the latter. A quantile lies between two gaps. If `s > 0` and the wider gap exceeds `100 * s`, then
+    `g = s`, and matches across clusters are decided outright. Otherwise, if the wider gap exceeds 1e4 times the
+    narrower one, as next to an outlier, and the narrower one is not 0, the narrower gap is `g`. If the quantile is a
+    gap between infinite scores, the narrowest gap is `g`.
 
     In a tournament the gaps are those that the round would have if the better seed had won every earlier match. These
     gaps come widest first, and do not depend on the sharpness. A match is a tie if its gap and `g` are at most 4 eps

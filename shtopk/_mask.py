@@ -40,8 +40,8 @@ def topk_mask(
       scores: `(..., n)` floating, larger is better.
       k: int, float, or array of shape (), `1 <= k <= n`. A JAX array out of range, traced or not, gives a mask
         and a gradient of NaN.
-      boost, reseed, where: see `topk`. `Scaled(jnp.inf)` gives the hard mask, 1 for the k best and 0 for the others;
-        rows that tie share.
+      boost, reseed, where: see `topk`. `Scaled(jnp.inf)` gives the hard mask, 1 for the k best and 0 for the others.
+        Rows that tie at the k-th place may share its weight.
       candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores. A
         traced k above `candidates` gives a mask of NaN.
       log: if True, return the logarithm of the mask, to add to attention logits: -inf where the mask is 0 (in a dtype

@@ -140,7 +140,7 @@ def hard_topk(
     """Select the k rows with the best scores, by `lax.top_k` and a gather.
 
     Evaluate a model trained with `topk` or `topk_mask` with this function. The chosen rows and their scores have a
-    gradient; the choice has none.
+    gradient. The choice has none.
 
     Args:
       embeddings: `(..., n, *features)` of any dtype, for example token ids, or a pytree of such arrays. The leading

@@ -25,8 +25,8 @@ Payload = TypeVar("Payload")  # an array or a pytree of arrays; the result has k
 class Selection:
     """The result of `select`: k slots, each a weighted set of M members.
 
-    M is 2^R, for R = ceil(log2(n / k)) rounds, or R = ceil(log2(candidates / k)). A slot is *surplus* if fewer than k
-    rows take part and none is left for it.
+    M is 2^R, for R = ceil(log2(n / k)) rounds. With `candidates`, R is ceil(log2(candidates / k)). A slot is *surplus*
+    if fewer than k rows take part and none is left for it.
 
     Attributes:
       indices: `(..., k, M)` int32, the members of each slot among the n candidates. A bye repeats a member of

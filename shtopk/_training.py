@@ -40,13 +40,13 @@ def anneal(
     The scores are `(v - mean) / spread + noise * (1 - progress) * z` with standard normals `z`. The boost is
     `Scaled(first * (last / first) ** progress)`. Mean and spread (the standard deviation) are taken over all
     candidates of the batch that take part, and are constant under differentiation. So the scale of the scores does
-    not matter, and the choice can still be clearer in one row of the batch than in another. But one score far from all
-    others widens the spread, and the choice among the others then stays soft. docs/training.md gives the reason for
+    not matter, and the choice can still be clearer in one example of the batch than in another. But one score far from
+    all others widens the spread, and the choice among the others then stays soft. docs/training.md gives the reason for
     each part.
 
     Args:
       scores: `(..., n)` floating, larger is better, of the whole batch. Call `anneal` outside of a `jax.vmap` over the
-        batch: inside, each row would have its own mean and spread.
+        batch: inside, each example would have its own mean and spread.
       progress: scalar, plain or traced, from 0 at the start of the training to 1 at its end. A traced value is clipped
         to [0, 1].
       key: a key of `jax.random`, a new one for each step; None for no noise.

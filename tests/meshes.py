@@ -1,6 +1,6 @@
 """Fake devices in a mesh, and `shard_map` as this JAX has it.
 
-Before 0.7 it is in `jax.experimental`, and its check of what is replicated refuses primitives that it does not
+Before 0.6.1 it is in `jax.experimental`, and its check of what is replicated refuses primitives that it does not
 know: there only the unchecked form is tried.
 """
 

@@ -143,6 +143,21 @@ def test_the_docs_of_training_show_the_committed_results():
     assert (ROOT / "benchmarks" / "results" / "learning.md").read_text() == report.text(RESULTS, MORE)
 
 
+def test_the_docs_have_the_size_and_the_limits_of_each_task():
+    lines = (ROOT / "docs" / "training.md").read_text().splitlines()
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    best = {}
+    for name, task in TASKS.items():
+        told = next(line for line in lines if line.startswith(f"| {name} | {task.k} of {task.n} |"))
+        *_, chance, limit, _ = told.split("|")
+        assert chance.strip() == f"{task.chance:.2f}"
+        if name.startswith("features-"):
+            logit = task.explained(jax.random.key(0), 2**18)[2]
+            best[name] = f"{jax.nn.sigmoid(jnp.abs(logit)).mean():.2f}"
+        assert limit.strip() == best.get(name, "")
+    assert "best possible shares are {}, {}, {} and {}.".format(*best.values()) in readme
+
+
 def test_the_recipe_of_the_docs_is_the_one_measured():
     docs = (ROOT / "docs" / "training.md").read_text()
     names = {}

@@ -176,6 +176,11 @@ class FeatureSelection(Classification):
         return models.Model(models.FeatureReader(), models.SumOfRows())
 
     def draw(self, key, batch, held_out):
+        x, right, logit, key = self.explained(key, batch)
+        return x, right, jax.random.bernoulli(key, jax.nn.sigmoid(logit)).astype(jnp.int32)
+
+    def explained(self, key, batch):
+        """Features, those that matter, and the logit of the label `(batch,)`, with a key to draw the label."""
         keys = jax.random.split(key, 3)
         x, place = jax.random.normal(keys[0], (batch, self.n)), jnp.arange(self.n)
         right = jnp.broadcast_to(place < self.k, x.shape)
@@ -186,7 +191,7 @@ class FeatureSelection(Classification):
             right = jnp.where(side[:, None], place < 4, (place >= 4) & (place < 8)) | (place == 9)
         else:
             logit = {"xor": _xor, "orange skin": _orange_skin, "additive": _additive}[self.kind](x)
-        return x, right, jax.random.bernoulli(keys[2], jax.nn.sigmoid(logit)).astype(jnp.int32)
+        return x, right, logit, keys[2]
 
 
 TASKS = {

@@ -5,11 +5,11 @@ choice is either global (the same k features for every row) or made input by inp
 each row). k is fixed, or learned: `shtopk.topk_mask` takes a real k, and its derivative in k weighs the loss against a
 price on each feature.
 
-Beside it stand scikit-learn's `SelectKBest`, L1 logistic regression, a gated top k and a random choice. A logistic
-regression, refitted on the chosen features alone, judges every global choice. Three minutes on two cores:
+The script also measures scikit-learn's `SelectKBest`, L1 logistic regression, a gated top k and a random choice. A
+logistic regression, refitted on the chosen features alone, judges every global choice. Three minutes on two cores:
 
-    pip install shtopk flax optax scikit-learn matplotlib
-    python choose_the_features.py
+    pip install -e '.[examples]'    # in a clone of shtopk
+    python docs/examples/choose_the_features.py
 """
 
 import argparse

@@ -4,14 +4,14 @@ Eight handwritten digits are scattered over a canvas of 16 x 16 patches. The oth
 crops that straddle four digits, quarters of digits put together wrongly, digits with their pixels shuffled,
 blanks. The question is which of the ten digits are there, and its answer is all that a model learns from.
 
-A small network scores every patch, `shtopk.topk` folds the 256 of them into k = 8 slots, and the answer comes
-from the slots. `shtopk.anneal` takes the selection from soft, when every patch gets a share of the gradient, to
-sharp, and slots from mixtures of patches to patches. What it has learned then works with the 8 best patches outright
-(`shtopk.hard_topk`). Two baselines share all code but the selection: attention, with 8 heads to pool as many
-slots, and 8 random patches. A table and a picture, both for held-out digits, take two minutes on two cores:
+A small network scores every patch. `shtopk.topk` folds the 256 patches into k = 8 slots, and the answer comes from the
+slots. `shtopk.anneal` makes the selection soft at first, so that every patch gets a share of the gradient, and sharp at
+the end. Slots begin as mixtures of patches and end as single patches. After training, the model reads the 8 best
+patches alone (`shtopk.hard_topk`). Two baselines share all code but the selection: attention with 8 heads, which pools
+as many slots, and 8 random patches. A table and a picture, both for held-out digits, take two minutes on two cores:
 
-    pip install shtopk flax optax scikit-learn matplotlib tqdm
-    python find_the_digits.py
+    pip install -e '.[examples]'    # in a clone of shtopk
+    python docs/examples/find_the_digits.py
 """
 
 import argparse

@@ -8,8 +8,8 @@ nor how many. It learns both from the label, and from a price on each feature th
 same model with one k for all rows. Everything is evaluated with whole features: the round(k) best, each with a weight
 of 1. A table and a picture, in two minutes on two cores:
 
-    pip install shtopk flax optax matplotlib
-    python how_many.py
+    pip install -e '.[examples]'    # in a clone of shtopk
+    python docs/examples/how_many.py
 """
 
 import argparse

@@ -1,17 +1,17 @@
 """A Transformer that pools its sequence: read 64 facts, keep 16, then 4, and answer a question from those.
 
-A document is a string of facts, each a name and a colour. Four of its 64 facts are about people who may be asked
-about, the others about people who never are; which names are which, a model has to find out. It reads the
-document before it knows the question, a name, and answers with that person's colour.
+A document is a list of facts, each a name and a colour. Questions ask only about some of the names, and four of the 64
+facts have such names. The model is not told which names these are. It reads the document before it gets the question, a
+name, and answers with the colour of that name.
 
-Three encoders share all code but what happens before each of their layers: nothing; the mean of every four
-neighbours; or `shtopk.topk`, which scores the facts and keeps a quarter of them, in their order. Its slots are
-mixtures of facts at first and facts at the end of the training (`shtopk.anneal`, and `draw`). At evaluation it keeps
-the best facts outright (`shtopk.hard_topk`). A layer's time and memory grow with the number of facts: the table has
-the accuracy of each encoder, and the cost of a training step. Two minutes on two cores:
+Three encoders share all code but the step before each layer. One has no such step, one takes the mean of every four
+neighbours, and one calls `shtopk.topk`, which scores the facts and keeps a quarter of them, in their order. Its slots
+are mixtures of facts at first and single facts at the end of the training (`shtopk.anneal`, and `draw`). At evaluation
+it keeps the best facts alone (`shtopk.hard_topk`). A layer's time and memory grow with the number of facts. The table
+has the accuracy of each encoder, and the cost of a training step. Two minutes on two cores:
 
-    pip install shtopk flax optax matplotlib tqdm
-    python pooled_transformer.py
+    pip install -e '.[examples]'    # in a clone of shtopk
+    python docs/examples/pooled_transformer.py
 """
 
 import argparse

@@ -5,12 +5,12 @@ patches, and each patch becomes a token on its own. Most tokens show clutter or 
 and the layers above, which have most of the compute, work on k tokens. The scorer learns from the digit's label alone.
 
 While training, `shtopk.topk` folds the 64 tokens into k slots, mixtures at first and tokens in the end, by
-`shtopk.anneal`. To evaluate, `shtopk.hard_topk` keeps the k best tokens. Beside it stand no pruning, a top k that
-learns by a gate alone, and a random choice. The table has the accuracy of each, its multiply-adds, and the time of a
-training step and of inference. Six minutes on one core:
+`shtopk.anneal`. To evaluate, `shtopk.hard_topk` keeps the k best tokens. The script also measures no pruning, a top k
+that learns by a gate alone, and a random choice. The table has the accuracy of each, its multiply-adds, and the time of
+a training step and of inference. Six minutes on one core:
 
-    pip install shtopk flax optax scikit-learn matplotlib tqdm
-    python prune_the_tokens.py
+    pip install -e '.[examples]'    # in a clone of shtopk
+    python docs/examples/prune_the_tokens.py
 """
 
 import argparse

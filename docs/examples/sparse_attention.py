@@ -5,11 +5,11 @@ shape (batch, heads, queries, keys), and the query reads the k keys of the highe
 `shtopk.topk_mask` is added to the attention logits: all keys are read at first, and nearly k in the end, so that the
 indexer learns from the loss of the language model alone. To evaluate, `shtopk.hard_topk` gathers k keys and values.
 
-Beside it stand full attention, a sliding window of k characters, a random choice, and a gated top k. The text is the
-source of Python's standard library, which every machine has. Three minutes on two cores:
+The script also measures full attention, a sliding window of k characters, a random choice, and a gated top k. The text
+is the source of Python's standard library, which every machine has. Three minutes on two cores:
 
-    pip install shtopk flax optax matplotlib tqdm
-    python sparse_attention.py
+    pip install -e '.[examples]'    # in a clone of shtopk
+    python docs/examples/sparse_attention.py
 """
 
 import argparse

@@ -15,8 +15,8 @@ Five ways to learn share the network that scores, and the number of subsets or v
 The better of two learning rates is found on seeds of its own. Five fresh seeds are then evaluated with the five best
 scores. A table and a picture, in two minutes on two cores:
 
-    pip install shtopk flax optax matplotlib
-    python subsets.py
+    pip install -e '.[examples]'    # in a clone of shtopk
+    python docs/examples/subsets.py
 """
 
 import argparse
