@@ -83,7 +83,8 @@ def _iterative_row(embeddings, scores, where, alpha, k, normalizer):
     n = scores.shape[0]
     v = scores.astype(accumulation_dtype(scores.dtype))
     alpha = _checks.finite_number("alpha", alpha, v.dtype)
-    everyone = (v == v) | True if where is None else where  # so that it varies over the mesh axes of v
+    everyone = (v == v) | True  # so that it varies over the mesh axes of v, as the loop's carry must
+    everyone = everyone if where is None else everyone & where
 
     def step(left, _):
         # argmax takes the first NaN if there is one, else the first of the largest.

@@ -358,6 +358,22 @@ def test_whole_rows_inside_shard_map():
         same(out, want)
 
 
+def test_a_mask_may_be_the_same_on_every_device():
+    """A constant, which JAX types as varying over no mesh axis, beside scores that vary."""
+    embeddings, scores = draw(12, batch=8)
+    where = jnp.arange(12) != 9
+
+    def call(e, v):
+        options = {"where": where}
+        soft = shtopk.topk(e, v, 3, **options), shtopk.topk_mask(v, jnp.int32(3), **options)
+        return *soft, shtopk.hard_topk(e, v, 3, **options), shtopk.iterative_topk(e, v, 3, **options)
+
+    split = [mapped(call, P("x"), P("x"), check) for check in CHECKED]
+    *outs, want = jax.jit(lambda: [f(embeddings, scores) for f in (*split, call)])()
+    for out in outs:
+        same(out, want)
+
+
 # Errors
 
 
