@@ -101,7 +101,7 @@ class Selection:
     def matrix(self) -> jax.Array:
         """Return the weights as a dense matrix `(..., k, n)`, in the dtype of `scores`: `matrix @ E` is `pool(E)`."""
         k, members = self.indices.shape[-2:]
-        own = over_rows(lambda x: self._devices.part(x, self._rows), self.places.ndim - 1)(self.places)
+        own = self._devices.part(self.places, self._rows)
         lead = self.indices.ndim - 2
         slot = lax.broadcasted_iota(jnp.int32, (1,) * lead + (k, 1), lead)
         return jnp.where(own[..., None, :] // members == slot, self.mask()[..., None, :], 0)

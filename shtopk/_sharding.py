@@ -159,8 +159,8 @@ class Split(NamedTuple):
         return jnp.where(own, local, 0), own
 
     def part(self, x, rows):
-        """This device's `rows` of `x` `(n,)`."""
-        return lax.dynamic_slice_in_dim(x, lax.axis_index(self.axis_name) * rows, rows)
+        """This device's `rows` of `x` `(..., n)`."""
+        return lax.dynamic_slice_in_dim(x, lax.axis_index(self.axis_name) * rows, rows, axis=-1)
 
     def replicate(self, tree):
         """`tree`, which is equal on all devices, typed as such."""
