@@ -286,8 +286,10 @@ def boost(value) -> Any:  # a `Boost`, which is defined above this module
 
 def within(name, value, holds, bounds):
     """A number for which `holds`, which `bounds` says in words; a tracer or an array of JAX is not looked at."""
+    value = bare_number(name, value)
     if isinstance(value, (int, float, np.number)) and not holds(value):
         raise ValueError(f"{name} must be {bounds}, got {value}")
+    return value
 
 
 def bare_number(name, value):

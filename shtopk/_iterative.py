@@ -60,15 +60,9 @@ def iterative_topk(
     embeddings = _checks.embeddings(embeddings, scores.shape)
     where = _checks.where(where, scores.shape)
     _checks.choice("normalizer", normalizer, ("softmax", "paper"))
-    _checks.within("alpha", alpha, lambda x: x >= 0, "0 (all rows weigh the same) or more")
-    return _iterative(
-        embeddings,
-        scores,
-        where,
-        _checks.bare_number("alpha", alpha),
-        k=_checks.k(k, scores.shape[-1]),
-        normalizer=normalizer,
-    )
+    alpha = _checks.within("alpha", alpha, lambda x: x >= 0, "0 (all rows weigh the same) or more")
+    k = _checks.k(k, scores.shape[-1])
+    return _iterative(embeddings, scores, where, alpha, k=k, normalizer=normalizer)
 
 
 @compiled("k", "normalizer")

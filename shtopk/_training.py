@@ -72,13 +72,12 @@ def anneal(
     ['0.00', '0.02', '0.98']
     """
     scores = _checks.scores(scores)
-    _checks.within("noise", noise, lambda x: 0 <= x < jnp.inf, "0 or more, and finite")
     return _anneal(
         scores,
         _checks.where(where, scores.shape),
         _checks.share("progress", progress, "pass step / steps"),
         None if key is None else _checks.key(key),
-        _checks.bare_number("noise", noise),
+        _checks.within("noise", noise, lambda x: 0 <= x < jnp.inf, "0 or more, and finite"),
         _checks.sharpness_range(sharpness),
         devices=_sharding.over(axis_name),
     )
