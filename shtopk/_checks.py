@@ -137,29 +137,24 @@ def real_or_traced_k(value, n):
     """The k of `topk_mask`: an int or a float, `1 <= k <= n`, or an array `()` of either, whose value may be traced."""
     if hasattr(value, "__jax_array__"):
         value = jnp.asarray(value)
-    if isinstance(value, jax.Array):
-        return _scalar_k(value)
-    if isinstance(value, np.ndarray):
-        if value.ndim:
-            return _scalar_k(value)
+    if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
-    if not isinstance(value, float) and not jnp.issubdtype(getattr(value, "dtype", int), jnp.floating):
-        return k(value, n) if hasattr(value, "__index__") else _scalar_k(value)
-    if not 1 <= value <= n:
-        raise ValueError(f"k must satisfy 1 <= k <= n, got k={value}; pass 1 to {n}")
-    return float(value)
-
-
-def _scalar_k(value):
-    number = isinstance(value, (jax.Array, np.ndarray))
-    number = number and any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating))
-    if not number or value.ndim:
-        got = f"shape {value.shape} and dtype {value.dtype}" if number else repr(value)
+    array = isinstance(value, (jax.Array, np.ndarray))
+    if hasattr(value, "__index__") and not array:
+        return k(value, n)
+    real = isinstance(value, float) or jnp.issubdtype(getattr(value, "dtype", bool), jnp.floating)
+    whole = array and jnp.issubdtype(value.dtype, jnp.integer)
+    if not (real or whole) or jnp.ndim(value):
+        got = f"shape {value.shape} and dtype {value.dtype}" if real or whole else repr(value)
         raise TypeError(
             f"k must be an int, a float or a scalar array of either, got {got}; for a different k per row use "
             "jax.vmap over scores and k"
         )
-    return value
+    if array:
+        return value
+    if not 1 <= value <= n:
+        raise ValueError(f"k must satisfy 1 <= k <= n, got k={value}; pass 1 to {n}")
+    return float(value)
 
 
 def candidates(value, k, n):
