@@ -16,8 +16,6 @@ from shtopk._reorder import ranks
 from shtopk._seeding import filled, seed_order
 from shtopk._select import Payload, drawn_member, members_at, moved, row_weights, sums, tournament
 
-_ORDERS = ("score", "position")
-
 
 class TopK(NamedTuple, Generic[Payload]):
     """The k slots that `topk`, `hard_topk` and `iterative_topk` return.
@@ -170,7 +168,7 @@ def _checked(embeddings, scores, k, where, order, devices=1, any_dtype=False):
     scores = _checks.scores(scores)
     embeddings = _checks.embeddings(embeddings, scores.shape, any_dtype=any_dtype)
     where = _checks.where(where, scores.shape)
-    _checks.choice("order", order, _ORDERS)
+    _checks.choice("order", order, ("score", "position"))
     return scores, embeddings, where, _checks.k(k, scores.shape[-1] * devices)
 
 
