@@ -12,7 +12,7 @@ from shtopk import _checks, _sharding
 from shtopk._boost import Boost, Relative, checked
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import lowest
-from shtopk._reorder import ranks
+from shtopk._reorder import ranks, value_of
 from shtopk._seeding import filled, seed_order
 from shtopk._select import Payload, drawn_member, members_at, moved, row_weights, sums, tournament
 
@@ -247,19 +247,5 @@ def _straight_through(hard, soft, selection):
     k, members = selection.indices.shape
     # A row that is missing (index n) gets the last slot, which is then surplus.
     slot = filled(selection.places, hard.indices, (k - 1) * members) // members
-    rows, slots = jax.tree.map(
-        lambda x, like: _value_of(x.astype(like.dtype), like[slot]), hard[:2], soft[:2]
-    )
+    rows, slots = jax.tree.map(lambda x, like: value_of(x.astype(like.dtype), like[slot]), hard[:2], soft[:2])
     return TopK(rows, slots, hard.indices)
-
-
-@jax.custom_jvp
-def _value_of(hard, soft):
-    """The value of `hard` with the derivative of `soft`: d out = d soft. Both `(k, ...)`."""
-    del soft
-    return hard
-
-
-@_value_of.defjvp
-def _value_of_jvp(primals, tangents):
-    return _value_of(*primals), tangents[1]

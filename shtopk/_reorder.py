@@ -26,21 +26,21 @@ def by_seed(scores, live=None, best=None):
     """
     order, ranked = seed_order(scores, live, best)
     rank = ranks(order, scores.shape[0])
-    return _in_order(ranked, scores.astype(ranked.dtype), order, rank), order, rank
+    # The sort has the scores in order as well: only their derivative is gathered.
+    ranked = value_of(ranked, reordered(scores.astype(ranked.dtype), order, rank))
+    return ranked, order, rank
 
 
 @jax.custom_jvp
-def _in_order(ranked, scores, order, rank):
-    """`scores[order]`, whose value the sort has as `ranked`: only the derivative is gathered."""
-    del scores, order, rank
-    return ranked
+def value_of(value, like):
+    """`value` with the derivative of `like`, of the same shape and dtype: d out = d like."""
+    del like
+    return value
 
 
-@_in_order.defjvp
-def _in_order_jvp(primals, tangents):
-    # d ranked[i] = d scores[order[i]], and 0 beyond n.
-    _, _, order, rank = primals
-    return _in_order(*primals), reordered(tangents[1], order, rank)
+@value_of.defjvp
+def _value_of_jvp(primals, tangents):
+    return value_of(*primals), tangents[1]
 
 
 @jax.custom_jvp
