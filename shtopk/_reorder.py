@@ -33,7 +33,7 @@ def by_seed(scores, live=None, best=None):
 
 @jax.custom_jvp
 def value_of(value, like):
-    """`value` with the derivative of `like`, of the same shape and dtype: d out = d like."""
+    """`value` with the derivative of `like`, an array or a pytree of the same shapes and dtypes: d out = d like."""
     del like
     return value
 

@@ -13,7 +13,7 @@ from jax import lax
 
 from shtopk import _checks
 from shtopk._boost import by_match, half_gap, units, win_weights
-from shtopk._reorder import by_seed, ranks, reordered, whole_cotangent
+from shtopk._reorder import by_seed, ranks, reordered, value_of, whole_cotangent
 from shtopk._seeding import filled, permuted
 from shtopk._sharding import match_varying_axes
 
@@ -85,19 +85,13 @@ def _mixed_jvp(primals, tangents):
     return _mixed(w, high, low), w * dhigh + (1 - w) * dlow + gap * dw
 
 
-@jax.custom_jvp
 def _computed_first(x):
     """A barrier that keeps XLA from computing every earlier round again in the kernels that read `x`.
 
     The barrier is for values alone: compiled for an H100, a barrier for derivatives as well takes up to 12 more
     kernels.
     """
-    return lax.optimization_barrier(x)
-
-
-@_computed_first.defjvp
-def _computed_first_jvp(primals, tangents):
-    return _computed_first(*primals), *tangents
+    return value_of(lax.optimization_barrier(lax.stop_gradient(x)), x)
 
 
 def play(scores, live, k, boost, reseed):
