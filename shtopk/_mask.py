@@ -87,12 +87,12 @@ def _mask(scores, where, boost, *, k, reseed, candidates, log, devices):
     """`topk_mask` for a static k."""
 
     def row(scores, where):
-        rows, low = scores.shape[0], math.floor(k)
+        n, low = scores.shape[0] * devices.size, math.floor(k)
         entry = devices.enter(scores, where, candidates)
 
         def mask(k):
-            played = bracket(entry, rows * devices.size, boost, k, reseed, candidates)
-            return devices.part(reordered(played.weights, played.places, played.indices), rows)
+            played = bracket(entry, n, boost, k, reseed, candidates)
+            return devices.part(reordered(played.weights, played.places, played.indices))
 
         out = mask(low) if low == k else (low + 1 - k) * mask(low) + (k - low) * mask(low + 1)
         return narrowed(log_weight(out) if log else out, scores.dtype)
@@ -140,13 +140,12 @@ def _within(k, most):
 
 def _of_one_row(scores, where, boost, reseed, most, devices):
     """The mask of one row of scores `(n,)`, of which the best `most` compete, as a function of a traced k <= most."""
-    rows = scores.shape[0]
-    n = rows * devices.size
+    n = scores.shape[0] * devices.size
     ranked, live, order, rank = seeded(devices.enter(scores, where, most), n, most)
 
     def mask(k):
         scores = centred(boost, ranked, jnp.minimum(k, live) - 1)
         weights = _rounds.play_traced_k(scores, live, k, boost, reseed)
-        return devices.part(reordered(weights, rank, order), rows)
+        return devices.part(reordered(weights, rank, order))
 
     return mask

@@ -66,7 +66,7 @@ class Selection:
         With an `axis_name` the result is equal on all D devices. With `scatter=True` each device gets its own k / D
         slots, `(..., k / D, *features)`, by a reduce-scatter instead of the sum.
         """
-        embeddings = _checks.embeddings(embeddings, (*self.indices.shape[:-2], self._rows))
+        embeddings = _checks.embeddings(embeddings, (*self.indices.shape[:-2], self.n // self._devices.size))
         scatter = _sharding.scatters(scatter, self.indices.shape[-2], self._devices)
         axis = self.indices.ndim - 2 if scatter else None
         pooled = self._devices.total(sums(self._without_byes, embeddings), scatter=axis)
@@ -101,7 +101,7 @@ class Selection:
     def matrix(self) -> jax.Array:
         """Return the weights as a dense matrix `(..., k, n)`, in the dtype of `scores`: `matrix @ E` is `pool(E)`."""
         k, members = self.indices.shape[-2:]
-        own = self._devices.part(self.places, self._rows)
+        own = self._devices.part(self.places)
         lead = self.indices.ndim - 2
         slot = lax.broadcasted_iota(jnp.int32, (1,) * lead + (k, 1), lead)
         return jnp.where(own[..., None, :] // members == slot, self.mask()[..., None, :], 0)
@@ -176,11 +176,6 @@ class Selection:
         return _sharding.over(self.axis_name)
 
     @property
-    def _rows(self):
-        """The number of the n rows that this device holds."""
-        return self.n // self._devices.size
-
-    @property
     def _without_byes(self):
         """This selection with weight 0 wherever a bye repeats a member, whatever weights a caller has set."""
         *lead, k, members = self.indices.shape
@@ -198,10 +193,10 @@ class Selection:
 
 def row_weights(selection):
     """The weight of each row that this device holds `(..., rows)`, in the dtype of the weights."""
-    devices, rows = selection._devices, selection._rows
+    devices = selection._devices
 
     def row(places, weights):
-        return devices.part(filled(jnp.ravel(weights), places), rows)  # also of NumPy arrays
+        return devices.part(filled(jnp.ravel(weights), places))  # also of NumPy arrays
 
     return over_rows(row, selection.places.ndim - 1)(selection.places, selection.weights)
 

@@ -82,7 +82,7 @@ class Whole(NamedTuple):
     def held(self, indices, rows):
         return indices, jnp.ones(indices.shape, bool)
 
-    def part(self, x, rows):
+    def part(self, x):
         return x
 
     def replicate(self, tree):
@@ -146,7 +146,7 @@ class Split(NamedTuple):
         # row is only in blocks of its own slot.
         member = lax.iota(jnp.int32, indices.size).reshape(indices.shape)
         member = lax.cummax(jnp.zeros(size, jnp.int32).at[at].set(member, mode="drop"))
-        own_places = filled(at.reshape(-1), self.part(places, rows), size)
+        own_places = filled(at.reshape(-1), self.part(places), size)
         weights = jnp.zeros(size, weights.dtype).at[at].set(weights, mode="drop")
         own_indices = own_indices.ravel()[member]
         blocks = own_indices.reshape(-1, block), weights.reshape(-1, block)
@@ -158,8 +158,9 @@ class Split(NamedTuple):
         own = (local >= 0) & (local < rows)
         return jnp.where(own, local, 0), own
 
-    def part(self, x, rows):
-        """This device's `rows` of `x` `(..., n)`."""
+    def part(self, x):
+        """This device's rows of `x` `(..., n)`."""
+        rows = x.shape[-1] // self.size
         return lax.dynamic_slice_in_dim(x, lax.axis_index(self.axis_name) * rows, rows, axis=-1)
 
     def replicate(self, tree):
