@@ -103,12 +103,18 @@ def _mask(scores, where, boost, *, k, reseed, candidates, log, devices):
 @compiled("reseed", "candidates", "log", "devices")
 def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, devices):
     """`topk_mask` for a traced k `()`."""
-
-    most = candidates or scores.shape[-1] * devices.size
-    slots = _within(k, most)
+    n = scores.shape[-1] * devices.size
+    most = candidates or n
+    slots = _in_range(k, most)
 
     def row(scores, where):
-        mask = _of_one_row(scores, where, boost, reseed, most, devices)
+        ranked, live, order, rank = seeded(devices.enter(scores, where, most), n, most)
+
+        def mask(k):
+            own = centred(boost, ranked, jnp.minimum(k, live) - 1)
+            weights = _rounds.play_traced_k(own, live, k, boost, reseed)
+            return devices.part(reordered(weights, rank, order))
+
         if jnp.issubdtype(k.dtype, jnp.integer):
             out = mask(jnp.maximum(slots, 1))
         else:
@@ -116,36 +122,23 @@ def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, devic
             low = jnp.clip(slots.astype(jnp.int32), 1, max(1, most - 1))
             part = (slots - low.astype(slots.dtype)).astype(accumulation_dtype(scores.dtype))
             lower, upper = jax.vmap(mask)(jnp.stack([low, jnp.minimum(low + 1, most)]))
-            out = _share(1 - part, lower) + _share(part, upper)
+            out = _weighed(1 - part, lower) + _weighed(part, upper)
         out *= jnp.where(slots > 0, 1, jnp.nan).astype(out.dtype)  # NaN in the gradient, too
         return narrowed(log_weight(out) if log else out, scores.dtype)
 
     return over_rows(row, scores.ndim - 1)(scores, where)
 
 
-def _share(part, mask):
+def _weighed(part, mask):
     """`part * mask`, and 0 where `part` is 0 and `mask` is NaN."""
     # Only there: elsewhere the derivative in `part` is `mask`, also where `part` is 0.
     return jnp.where((part == 0) & jnp.isnan(mask), 0, part * mask)
 
 
-def _within(k, most):
+def _in_range(k, most):
     """k as int32, or in float32 at least if it is real; 0 or NaN instead of a number out of range."""
     if jnp.issubdtype(k.dtype, jnp.floating):
         k = k.astype(accumulation_dtype(k.dtype))
         return k * jnp.where((k >= 1) & (k <= most), 1, jnp.nan).astype(k.dtype)  # the gradient is NaN, too
     # Check before the cast, which could wrap a larger number into the range.
     return jnp.where((k >= 1) & (k <= min(most, jnp.iinfo(k.dtype).max)), k, 0).astype(jnp.int32)
-
-
-def _of_one_row(scores, where, boost, reseed, most, devices):
-    """The mask of one row of scores `(n,)`, of which the best `most` compete, as a function of a traced k <= most."""
-    n = scores.shape[0] * devices.size
-    ranked, live, order, rank = seeded(devices.enter(scores, where, most), n, most)
-
-    def mask(k):
-        scores = centred(boost, ranked, jnp.minimum(k, live) - 1)
-        weights = _rounds.play_traced_k(scores, live, k, boost, reseed)
-        return devices.part(reordered(weights, rank, order))
-
-    return mask
