@@ -49,11 +49,6 @@ def match(high, low, played, unit, boost):
     return w, jnp.where(contested, _mixed(boosted, high, low), high)
 
 
-def _sides(scores):
-    high, low = jnp.split(scores, 2)
-    return high, jnp.flip(low)
-
-
 def _between(first, half, width):
     """Which of `width` matches are played, `(width,)`; True if it is known at trace time that all are."""
     if isinstance(first, int) and isinstance(half, int) and (first, half) == (0, width):
@@ -108,7 +103,8 @@ def play(scores, live, k, boost, reseed):
         if reseed and r:
             scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < live)
         byes = 2 * half - at_most(live, 2 * half)
-        won, scores = match(*_sides(scores), _between(byes, half, half), unit[r], boost)
+        high, low = jnp.split(scores, 2)
+        won, scores = match(high, jnp.flip(low), _between(byes, half, half), unit[r], boost)
         if not reseed:  # a sort separates the rounds by itself
             won, scores = _computed_first((won, scores))
         live = at_most(live, half)

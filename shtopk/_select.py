@@ -320,8 +320,9 @@ def tournament(scores, where, boost, k, reseed, candidates, devices):
     def row(scores, where):
         entry = devices.enter(scores, where, candidates)
         slots, weights, indices, places = bracket(entry, n, boost, k, reseed, candidates)
-        width = weights.shape[0]
-        places = jnp.where(places < width, _snaked(places, k, width // k), width)
+        members = weights.shape[0] // k
+        block, slot = _rounds.block_and_slot(places, k)
+        places = jnp.where(places < k * members, slot * members + block, k * members)
         indices, weights = _snake(indices, k), _snake(weights, k)
         slots = narrowed(slots, scores.dtype)
         return Selection(indices, weights, slots, places, n, devices.axis_name), entry
@@ -334,9 +335,3 @@ def _snake(x, k):
     blocks = x.reshape(-1, k)
     odd = lax.broadcasted_iota(jnp.int32, blocks.shape, 0) % 2 == 1
     return jnp.where(odd, jnp.flip(blocks, 1), blocks).T
-
-
-def _snaked(place, k, members):
-    """The position `slot * M + member` to which `_snake` moves the entry at `place`."""
-    block, slot = _rounds.block_and_slot(place, k)
-    return slot * members + block
