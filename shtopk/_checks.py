@@ -204,10 +204,10 @@ def draw(value, random_key, straight_through):
         )
     if straight_through:
         raise ValueError("draw and straight_through both set the forward pass; pass one of them")
-    return share("draw", value, "0 is the mixture, 1 a row"), key(random_key)
+    return fraction("draw", value, "0 is the mixture, 1 a row"), key(random_key)
 
 
-def share(name, value, meaning):
+def fraction(name, value, meaning):
     """A scalar in [0, 1]: a number is checked, a traced value is clipped."""
     value = bare_number(name, value)
     array = number(name, value, jnp.result_type(float))
@@ -220,13 +220,13 @@ def sharpness_range(value):
     """The first and the last sharpness of `anneal`: two positive scalars, plain or traced."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(f"sharpness must be a pair (first, last), got {value!r}; for instance (0.1, 100.0)")
-    first, last = (bare_number("sharpness", number) for number in value)
-    unread = [isinstance(x, Tracer) or jnp.ndim(x) or jnp.iscomplexobj(x) for x in (first, last)]
-    if not all(skip or 0 < x < np.inf for skip, x in zip(unread, (first, last), strict=True)):
+    numbers = [bare_number("sharpness", x) for x in value]
+    known = [x for x in numbers if not (isinstance(x, Tracer) or jnp.ndim(x) or jnp.iscomplexobj(x))]
+    if not all(0 < x < np.inf for x in known):
         raise ValueError(
             f"sharpness must be positive and finite, first and last, got {value!r}; for instance (0.1, 100.0)"
         )
-    return first, last
+    return numbers
 
 
 def subset(value, shape):
@@ -324,7 +324,7 @@ def number(name, value, dtype):
 
 
 def finite_number(name, value, dtype):
-    """The same; an infinite one is clipped, because infinity times 0 is NaN."""
+    """`number`, with an infinite one clipped, because infinity times 0 is NaN."""
     most = float(jnp.finfo(dtype).max) ** 0.5
     return jnp.clip(number(name, value, dtype), -most, most)
 

@@ -75,7 +75,7 @@ def anneal(
     return _anneal(
         scores,
         _checks.where(where, scores.shape),
-        _checks.share("progress", progress, "pass step / steps"),
+        _checks.fraction("progress", progress, "pass step / steps"),
         None if key is None else _checks.key(key),
         _checks.within("noise", noise, lambda x: 0 <= x < jnp.inf, "0 or more, and finite"),
         _checks.sharpness_range(sharpness),
