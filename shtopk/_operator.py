@@ -27,8 +27,9 @@ class TopK(NamedTuple, Generic[Payload]):
         surplus slot.
       scores: `(..., k)` in the dtype of the scores given; -inf for a surplus slot.
       indices: `(..., k)` int32, the index of one row for each slot; n for a surplus slot. From `topk` the row is the
-        champion (the member with the largest weight), or with `draw` the drawn member. From `hard_topk` it is the
-        chosen row, and from `iterative_topk` the row with the largest remaining score.
+        champion (the member with the largest weight), or with `draw` the drawn member. From `hard_topk`, and from
+        `topk` with `straight_through`, it is the chosen row, and from `iterative_topk` the row with the largest
+        remaining score.
     """
 
     embeddings: Payload

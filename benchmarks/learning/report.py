@@ -98,7 +98,7 @@ def table(result):
 
 
 def headline(results):
-    """The recipe in its three forms beside the best of the peers, a line a task; ± is one standard error over seeds."""
+    """The recipe in its four forms beside the best of the peers, a line a task; ± is one standard error over seeds."""
     yield (
         "| task | recipe, by the mask | by the mask, then drawn slots | by drawn slots | by plain slots | best peer "
         "| its score | failed seeds |"
