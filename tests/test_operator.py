@@ -50,27 +50,26 @@ def expected(embeddings, scores, k, boost, reseed=True):
     return np.stack([e for e, _ in each]), np.stack([v for _, v in each])
 
 
-@pytest.mark.parametrize("reseed", [True, False])
-@pytest.mark.parametrize(("n", "k"), SIZES)
-def test_is_algorithm_2(n, k, reseed):
-    ours, theirs = BOOSTS["default" if reseed else "scaled"]
-    embeddings, scores = batch(n)
+def compare(n, k, boost, reseed, seed=0):
+    ours, theirs = BOOSTS[boost]
+    embeddings, scores = batch(n, seed=seed)
     out = shtopk.topk(embeddings, scores, k, boost=ours, reseed=reseed)
     want_embeddings, want_scores = expected(embeddings, scores, k, theirs, reseed)
     np.testing.assert_allclose(out.embeddings, want_embeddings, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(out.scores, want_scores, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("reseed", [True, False])
+@pytest.mark.parametrize(("n", "k"), SIZES)
+def test_is_algorithm_2(n, k, reseed):
+    compare(n, k, "default" if reseed else "scaled", reseed)
 
 
 @pytest.mark.parametrize("reseed", [True, False])
 @pytest.mark.parametrize("boost", BOOSTS)
 @pytest.mark.parametrize(("n", "k"), [(9, 2), (257, 32)])
 def test_every_boost_is_the_papers(n, k, boost, reseed):
-    ours, theirs = BOOSTS[boost]
-    embeddings, scores = batch(n, seed=1)
-    out = shtopk.topk(embeddings, scores, k, boost=ours, reseed=reseed)
-    want_embeddings, want_scores = expected(embeddings, scores, k, theirs, reseed)
-    np.testing.assert_allclose(out.embeddings, want_embeddings, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(out.scores, want_scores, rtol=1e-9, atol=1e-9)
+    compare(n, k, boost, reseed, seed=1)
 
 
 def three_quarters(high, low, where):
