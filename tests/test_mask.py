@@ -50,13 +50,14 @@ def by_cumulative_gap(high, low, where):
     return jax.nn.sigmoid(gap / (0.1 + jnp.cumsum(gap)))
 
 
+@pytest.mark.parametrize("boost", [by_cumulative_gap, shtopk.Relative()], ids=["a function", "Relative"])
 @pytest.mark.parametrize("reseed", [False, True])
-def test_a_traced_k_gives_what_a_static_k_gives(reseed):
+def test_a_traced_k_gives_what_a_static_k_gives(reseed, boost):
     """In every round a boost gets its sides best seed first, wherever the program has put them."""
     scores, where = scores_of(11, rows=1)[0], np.arange(11) % 5 != 0
 
     def loss(scores, k):
-        return jnp.sum(shtopk.topk_mask(scores, k, boost=by_cumulative_gap, reseed=reseed, where=where) ** 3)
+        return jnp.sum(shtopk.topk_mask(scores, k, boost=boost, reseed=reseed, where=where) ** 3)
 
     traced = jax.jit(jax.value_and_grad(loss))
     for k in (2, 3, 10):

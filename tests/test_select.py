@@ -143,17 +143,6 @@ def test_the_mask_of_a_traced_k_is_the_references(n, ks, reseed):
         assert np.all(got[~where] == 0)
 
 
-def test_a_traced_k_has_the_gradient_of_the_static_one():
-    scores = scores_of(13, rows=1)[0]
-
-    def loss(v, k):
-        return jnp.sum(jnp.sin(jnp.arange(13.0)) * shtopk.topk_mask(v, k))
-
-    np.testing.assert_allclose(
-        jax.grad(loss)(scores, jnp.int32(3)), jax.grad(loss)(scores, 3), rtol=1e-9, atol=1e-12
-    )
-
-
 def test_a_different_k_for_each_row_under_vmap():
     scores = scores_of(10, rows=4)
     ks = jnp.array([1, 3, 9, 10])
