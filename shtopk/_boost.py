@@ -114,6 +114,13 @@ def half_gap(high, low):
     return 0.5 * high - 0.5 * low
 
 
+def _sigmoid(name, sharpness, gap, scale=1):
+    """`sigmoid(scale * (sharpness * gap))`; for an infinite sharpness its limit 0, 1/2 or 1, a constant."""
+    sharpness = _checks.number(name, sharpness, gap.dtype)
+    soft = jax.nn.sigmoid(scale * (_checks.finite_number(name, sharpness, gap.dtype) * gap))
+    return jnp.where(sharpness == jnp.inf, 0.5 + 0.5 * jnp.sign(gap), soft)
+
+
 @pytree("sharpness")
 @dataclass(frozen=True)
 class Scaled:
@@ -123,6 +130,7 @@ class Scaled:
 
     Attributes:
       sharpness: `C >= 0`, scalar, in units of 1 / score. 0 gives an even mix; a large value is close to a hard choice.
+        An infinite one is the hard choice: 1 to the higher score, 1/2 each in a tie, and a gradient of 0.
 
     >>> w = Scaled(2.0)(jnp.array([1.0]), jnp.array([0.5]), jnp.array([True]))
     >>> f"{w[0]:.3f}"  # sigmoid(2 * (1 - 0.5))
@@ -133,8 +141,7 @@ class Scaled:
 
     def __call__(self, high: jax.Array, low: jax.Array, where: jax.Array) -> jax.Array:
         high, low, where = _checks.matches(high, low, where)
-        sharpness = _checks.finite_number("Scaled.sharpness", self.sharpness, high.dtype)
-        return jax.nn.sigmoid(2 * (sharpness * half_gap(high, low)))
+        return _sigmoid("Scaled.sharpness", self.sharpness, half_gap(high, low), 2)
 
 
 @pytree("base")
@@ -219,8 +226,7 @@ def _relative_weights(boost, high, low, where, unit):
     # larger score as unit, or 1 if that is below the range of normal numbers, keeps the gradient moderate.
     unit = jnp.where(tie, larger, jnp.maximum(unit, size / _WIDEST_RATIO))
     unit = lax.stop_gradient(jnp.where(unit > float(jnp.finfo(gap.dtype).tiny) * 2**24, unit, 1))
-    sharpness = _checks.finite_number("Relative.sharpness", boost.sharpness, gap.dtype)
-    return jax.nn.sigmoid(sharpness * (gap / unit))
+    return _sigmoid("Relative.sharpness", boost.sharpness, gap / unit)
 
 
 def _relative_unit(boost, ranked, half, first, count):

@@ -60,8 +60,8 @@ def scores(value):
         raise ValueError(f"scores has shape {value.shape}, so n = 0; pass at least one candidate")
     if not isinstance(value.shape[-1], int):
         raise ValueError(
-            f"scores has shape {value.shape}, and n = {value.shape[-1]} must be a number when tracing, because "
-            "it sets the number of rounds; export with a symbolic batch alone, pad n, and exclude padding with where="
+            f"scores has shape {value.shape}, and n = {value.shape[-1]} must be a number when tracing, because k is "
+            "compared with it; export with a symbolic batch alone, pad n, and exclude padding with where="
         )
     if value.shape[-1] > _MOST_CANDIDATES:
         raise ValueError(
@@ -104,7 +104,16 @@ def _remedy(label, shape, lead):
         return "if it is part of a list of numbers, convert the list with jnp.asarray"
     if shape == lead[: len(shape)]:
         return "if scores and embeddings are swapped, pass embeddings first"
-    return f"reshape or transpose {label} so that it does"
+    return _with_axes(label, shape, lead) or f"reshape or transpose {label} so that it does"
+
+
+def _with_axes(label, shape, lead):
+    """The remedy where axes of size 1 before n are missing in `shape` beside `lead`, `(..., n)`; None elsewhere."""
+    for kept in reversed(range(len(lead) - 1)):
+        if shape[: kept + 1] == (*lead[:kept], lead[-1]):
+            index = [":"] * kept + ["None"] * (len(lead) - 1 - kept)
+            return f"to share it over the other axes, pass {label}[{', '.join(index)}]"
+    return None
 
 
 def static_int(name, value, low, high, bounds):
@@ -121,7 +130,11 @@ def static_int(name, value, low, high, bounds):
     except TypeError:
         raise TypeError(
             f"{name} must be an int, got {value!r} of type {type(value).__name__}; "
-            f"convert it with int({name})"
+            + (
+                f"convert it with int({name})"
+                if isinstance(value, str) or hasattr(value, "__int__")
+                else "pass an int"
+            )
         ) from None
     if not low <= number <= high:
         raise ValueError(f"{name} must satisfy {bounds}, got {name}={number}; pass {low} to {high}")
@@ -142,7 +155,7 @@ def real_or_traced_k(value, n):
     array = isinstance(value, (jax.Array, np.ndarray))
     if hasattr(value, "__index__") and not array:
         return k(value, n)
-    real = isinstance(value, float) or jnp.issubdtype(getattr(value, "dtype", bool), jnp.floating)
+    real = jnp.issubdtype(getattr(value, "dtype", type(value)), jnp.floating)
     whole = array and jnp.issubdtype(value.dtype, jnp.integer)
     if not (real or whole) or jnp.ndim(value):
         got = f"shape {value.shape} and dtype {value.dtype}" if real or whole else repr(value)
@@ -176,8 +189,8 @@ def where(value, shape):
         return jnp.broadcast_to(value, shape)
     except ValueError:
         raise ValueError(
-            f"where has shape {value.shape}, which does not broadcast to {shape}, the shape "
-            "of scores; give it one entry for each candidate"
+            f"where has shape {value.shape}, which does not broadcast to {shape}, the shape of scores; "
+            + (_with_axes("where", value.shape, shape) or "give it one entry for each candidate")
         ) from None
 
 
@@ -290,7 +303,7 @@ def within(name, value, holds, bounds):
 def bare_number(name, value):
     """A number, checked before it goes through `jit`, whose errors name no argument."""
     if not _is_arraylike(value):
-        remedy = "pass a number" if hasattr(value, "dtype") else "convert it with float"
+        remedy = "convert it with float" if isinstance(value, str) else "pass a number"
         raise TypeError(f"{name} must be a number or an array, got {_kind(value)}; {remedy}")
     return jnp.asarray(value) if hasattr(value, "__jax_array__") else value
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from shtopk._sharding import split_alike
+
 
 def compiled(*static: str) -> Callable[[Callable], Callable[..., Any]]:
     """Decorate `function(*arrays, boost, **options)`: compiled once for each shape and value of `static` options.
@@ -40,6 +42,7 @@ def over_axis(f):
     """`f(*arrays)` mapped over one leading axis; an array of size 1 there is shared by the others."""
 
     def mapped(*arrays):
+        arrays = split_alike(arrays)
         shared = jax.tree.map(lambda x: x.shape[0] == 1, arrays)
         if all(jax.tree.leaves(shared)) or not any(jax.tree.leaves(shared)):
             return jax.vmap(f)(*arrays)

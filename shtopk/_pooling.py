@@ -32,7 +32,7 @@ from shtopk._jit import implementation, over_axis
 from shtopk._precision import accumulation_dtype
 from shtopk._reorder import one_long_row
 from shtopk._seeding import filled
-from shtopk._sharding import match_varying_axes, xla_splits
+from shtopk._sharding import match_varying_axes, split_alike, xla_splits
 
 # XLA fuses gathers into a sum of terms at the speed of memory, but not into a reduction. So sums are taken in two
 # steps: this many terms at a time in one fused kernel, then the partial sums. (As measured on CPU; compiled for an
@@ -62,7 +62,8 @@ def dots(members, payload, slots):
 
 def _bind(primitive, members, x, y, dtype):
     """`members` is the pair of `indices` `(..., k, M)` and `places` `(..., n)`."""
-    return primitive.bind(*match_varying_axes(*members, x, y), dtype=dtype)
+    operands = match_varying_axes(*members, x, y)
+    return primitive.bind(*split_alike(operands, y.ndim - 2), dtype=dtype)
 
 
 def _take(rows, index):

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
+from jax.sharding import PartitionSpec
 
 from shtopk import _checks
 from shtopk._precision import accumulation_dtype
@@ -182,8 +183,13 @@ class Split(NamedTuple):
         return lax.pmax(x, self.axis_name)
 
     def own_key(self, key):
-        """A key for this device alone, from a key that all devices share."""
-        return jax.random.fold_in(key, lax.axis_index(self.axis_name))
+        """A key for this device alone, from a key that all devices share.
+
+        The number is counted from the largest one down, because a caller may fold small numbers into the same key.
+        """
+        return jax.random.fold_in(
+            key, jnp.uint32(2**32 - 1) - lax.axis_index(self.axis_name).astype(jnp.uint32)
+        )
 
 
 def over(axis_name):
@@ -193,7 +199,7 @@ def over(axis_name):
     try:
         hash(axis_name)
         lax.psum(1, axis_name)
-    except TypeError:
+    except (TypeError, ValueError):  # an int would be the position of an axis
         raise TypeError(
             f"axis_name must be the name of a mesh axis or a tuple of names, got {axis_name!r}"
         ) from None
@@ -244,3 +250,28 @@ def match_varying_axes(*tree):
         return x if jax.typeof(own) == jax.typeof(zero) else x + zero.astype(x.dtype)
 
     return jax.tree.map(like_all, tree, jax.tree.unflatten(jax.tree.structure(tree), zeros))
+
+
+def split_alike(tree, axes=1):
+    """The arrays of `tree`, their first `axes` axes split over a mesh as those of one of them are by its type.
+
+    This is for meshes with explicit axes, where operations refuse arrays that are split differently. Beside an axis
+    that is split, one of size 1 is repeated, so that each device has the part that it reads.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    for axis in range(axes):
+        for like in leaves:
+            over = jax.typeof(like).sharding.spec[axis]
+            if over is not None:
+                leaves = [_split_as(x, axis, like.shape[axis], over) for x in leaves]
+                break
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _split_as(x, axis, size, over):
+    own = jax.typeof(x).sharding.spec
+    if own[axis] == over:
+        return x
+    shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
+    spec = PartitionSpec(*own[:axis], over, *own[axis + 1 :])
+    return jax.sharding.reshard(jnp.broadcast_to(x, shape), spec)

@@ -32,7 +32,8 @@ def test_a_k_out_of_range_is_refused_by_name(function):
     for k, shown in [(2.0, "2.0"), ("2", "'2'"), (None, "None"), (True, "True")]:
         if function == "topk_mask" and k == 2.0:
             continue  # may be real
-        remedy = "jax.vmap" if function == "topk_mask" and k is not True else "int(k)"
+        remedy = "pass an int" if k is None else "int(k)"
+        remedy = "jax.vmap" if function == "topk_mask" and k is not True else remedy
         with refused(TypeError, "k must be an int", shown, remedy):
             call(V, k)
     for k in (0, -3, 6):
@@ -143,7 +144,7 @@ def test_embeddings_that_do_not_fit_are_refused_by_name(function):
         function(E.T, V, 2)
     with refused(ValueError, "embeddings['a'][1] has shape ()", "(5,)", "list of numbers", "jnp.asarray"):
         function({"a": [E, 1.0]}, V, 2)
-    with refused(ValueError, "embeddings has shape (5, 2)", "(3, 5)"):
+    with refused(ValueError, "embeddings has shape (5, 2)", "(3, 5)", "pass embeddings[None]"):
         function(E, jnp.ones((3, 5)), 2)
     with refused(ValueError, "embeddings has shape (5,)", "(5, 2)", "pass embeddings first"):
         function(V, E, 1)
@@ -168,8 +169,22 @@ def test_a_where_that_does_not_fit_is_refused_by_name(function):
         call(V, 2, where=[True] * 5)
     with refused(ValueError, "where has shape (4,)", "(5,)"):
         call(V, 2, where=jnp.ones(4, bool))
-    with refused(ValueError, "where has shape (3, 5)", "(5,)"):
+    with refused(ValueError, "where has shape (3, 5)", "(5,)", "one entry for each candidate"):
         call(V, 2, where=jnp.ones((3, 5), bool))
+
+
+def test_where_and_shared_embeddings_without_the_axes_between():
+    scores = jnp.ones((2, 3, 4, 5))
+    with refused(ValueError, "where has shape (2, 5)", "(2, 3, 4, 5)", "pass where[:, None, None]"):
+        shtopk.topk_mask(scores, 2, where=jnp.ones((2, 5), bool))
+    with refused(ValueError, "has shape (2, 5, 2)", "(2, 3, 4, 5)", "pass embeddings[:, None, None]"):
+        shtopk.topk(jnp.stack([E, E]), scores, 2)
+
+
+def test_an_axis_by_its_number_is_refused():
+    for axis in (0, -1):
+        with refused(TypeError, "axis_name must be the name of a mesh axis", str(axis)):
+            shtopk.topk_mask(V, 2, axis_name=axis)
 
 
 @pytest.mark.parametrize("function", ["topk", "select"])
@@ -290,7 +305,7 @@ def test_what_is_no_array_is_refused_by_name(value, kind, remedy):
 
 @AS_ARRAYS
 def test_what_is_no_number_is_refused_by_name(value, kind, remedy):
-    remedy = "pass a number" if remedy == "pass numbers" else "convert it with float"
+    remedy = "convert it with float" if kind == "str" else "pass a number"
     with refused(TypeError, "alpha must be a number", kind, remedy):
         shtopk.iterative_topk(E, V, 2, alpha=value)
     for boost, name in ((shtopk.Scaled, "sharpness"), (shtopk.Power, "base"), (shtopk.Relative, "sharpness")):

@@ -106,6 +106,30 @@ def test_batch_and_features_may_both_be_split_by_type():
     assert got[1].embeddings.sharding == NamedSharding(over, P("b", None, "f"))
 
 
+def every_kind(e, v, where):
+    selection = shtopk.select(v, K, where=where)
+    read = selection.pool(e), selection.log_prob(jnp.broadcast_to(jnp.arange(K), (B, K)))
+    names = "topk", "topk, hard values", "topk_mask", "topk_mask, traced k", "iterative_topk"
+    return *read, *(CALLS[name](e, v, where) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("e", "where", "split"),
+    [(E, WHERE, "scores"), (E[:1], WHERE[0], "scores"), (E, WHERE, "embeddings")],
+    ids=["embeddings and masks", "shared embeddings, one mask", "scores and masks"],
+)
+def test_arrays_that_are_not_split_go_with_a_split_batch(e, where, split):
+    over = jax.make_mesh((4, 2), ("b", "f"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    step = jax.jit(step_of(every_kind, where))
+    laid_out = (
+        (jnp.asarray(e), put(V, over, "b")) if split == "scores" else (put(e, over, "b"), jnp.asarray(V))
+    )
+    with jax.set_mesh(over):
+        got = step(*laid_out)
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(step(e, V)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11)
+
+
 def test_a_batch_split_by_type_needs_no_jit():
     over = jax.make_mesh((8,), ("b",), axis_types=(jax.sharding.AxisType.Explicit,))
     with jax.set_mesh(over):  # JAX 0.12 needs it here for any operation with a constant under `vmap`

@@ -135,6 +135,19 @@ def test_an_infinite_sharpness_gives_the_hard_mask(scale, k, x32):
     np.testing.assert_array_equal(soft + lax.stop_gradient(hard - soft), hard)
 
 
+@pytest.mark.parametrize("boost", [shtopk.Scaled(jnp.inf), shtopk.Relative(jnp.inf)], ids=repr)
+@pytest.mark.parametrize("scores", [[3.0, 1, 1, 0], [3.0, 3, 1, 0], [1e-20, 4e-20, 2e-20, 0.0]], ids=str)
+def test_a_hard_mask_is_constant_in_scores_that_tie(scores, boost, x32):
+    def loss(scores):
+        mask = shtopk.topk_mask(scores, 1, boost=boost)
+        return jnp.sum(jnp.arange(4) * mask), mask
+
+    gradient, mask = jax.grad(loss, has_aux=True)(jnp.array(scores))
+    np.testing.assert_array_equal(gradient, jnp.zeros(4))
+    best = np.equal(scores, max(scores))
+    np.testing.assert_array_equal(mask, best / best.sum())
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("k", [3, 2.5, jnp.int32(3)], ids=repr)
 def test_the_log_is_the_log_of_the_mask(dtype, k):

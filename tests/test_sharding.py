@@ -223,6 +223,20 @@ def test_a_distribution_is_that_of_the_whole_arrays():
     close(gradient, slope)
 
 
+def test_the_noise_of_a_device_is_not_that_of_a_folded_key():
+    """A caller may fold small numbers into the key, as docs/training.md does, and draw by the new keys."""
+    zeros, key = jnp.zeros((1, 64)), jax.random.key(0)
+
+    def noise(scores, key, axis):
+        return shtopk.anneal(scores, 0.0, key, axis_name=axis, noise=1.0).scores
+
+    split = mapped(lambda v: noise(v, key, "x"), P(None, "x"), P(None, "x"), "unchecked")(zeros)
+    parts = np.split(np.asarray(split), 8, axis=1)
+    folded = [noise(zeros[:, :8], jax.random.fold_in(key, i), None) for i in range(16)]
+    closest = min(np.abs(part - other).max() for part in parts for other in folded)
+    assert closest > 0.1
+
+
 def test_a_batch_on_another_axis_is_drawn_by_its_own_key():
     (embeddings, scores), key = draw(16, batch=8), jax.random.key(0)
 
@@ -364,9 +378,8 @@ def test_a_mask_may_be_the_same_on_every_device():
     where = jnp.arange(12) != 9
 
     def call(e, v):
-        options = {"where": where}
-        soft = shtopk.topk(e, v, 3, **options), shtopk.topk_mask(v, jnp.int32(3), **options)
-        return *soft, shtopk.hard_topk(e, v, 3, **options), shtopk.iterative_topk(e, v, 3, **options)
+        soft = shtopk.topk(e, v, 3, where=where), shtopk.topk_mask(v, jnp.int32(3), where=where)
+        return *soft, shtopk.hard_topk(e, v, 3, where=where), shtopk.iterative_topk(e, v, 3, where=where)
 
     split = [mapped(call, P("x"), P("x"), check) for check in CHECKED]
     *outs, want = jax.jit(lambda: [f(embeddings, scores) for f in (*split, call)])()
