@@ -66,18 +66,18 @@ def checked(boost):
     return boost
 
 
-def units(boost, ranked, halves, live):
+def units(boost, ranked, halves, above):
     """Half the unit of `Relative` in each round, `(rounds,)`; no other boost reads it.
 
-    `ranked` `(n,)` has the scores before any round, best first, of which the first `live` count. `halves` `(rounds,)`
-    has each round's number of survivors. The gaps are those that the round would have if the better seed had won every
-    earlier match.
+    `ranked` `(n,)` has the scores before any round, best first, of which the first `above` take part and are above
+    -inf. `halves` `(rounds,)` has each round's number of survivors. The gaps are those that the round would have if the
+    better seed had won every earlier match. Matches against -inf have no gap.
     """
     if type(boost) is not Relative:
         return jnp.zeros(len(halves), ranked.dtype)
     halves = jnp.asarray(halves, jnp.int32)
-    entrants = jnp.minimum(live, 2 * halves)
-    return _relative_unit(boost, ranked, halves, 2 * halves - entrants, entrants - halves)
+    first = jnp.clip(2 * halves - above, 0, halves - 1)
+    return _relative_unit(boost, ranked, halves, first, halves - first)
 
 
 def win_weights(boost, high, low, where, unit):
@@ -170,9 +170,11 @@ class Power:
         low = jnp.clip(low * log_base, -limit, limit)
         # Above exp(60) the sigmoid is 0, 1 or (in a tie) 1/2 whatever the scale. So both powers are scaled down to
         # exp(60) together, which avoids inf - inf, and are constant under differentiation, as the sigmoid is there.
-        excess = jnp.maximum(jnp.maximum(high, low) - 60, 0)
-        power_gap = jnp.exp(high - excess) - jnp.exp(low - excess)
-        return jax.nn.sigmoid(jnp.where(excess > 0, lax.stop_gradient(power_gap), power_gap))
+        # The larger one is subtracted first, because `high - 60` is `high` where the spacing of floats is above 60.
+        top = jnp.maximum(high, low)
+        steep = top > 60
+        high, low = (jnp.where(steep, lax.stop_gradient(x - top + 60), x) for x in (high, low))
+        return jax.nn.sigmoid(jnp.exp(high) - jnp.exp(low))
 
 
 @pytree("sharpness", "quantile")
@@ -181,8 +183,9 @@ class Relative:
     """The default boost: a softmax of the two scores, divided by a typical gap of the round.
 
     `w = sigmoid(C * (high - low) / g)`. The unit `g` is a quantile of the gaps of the matches that are played in the
-    round, counted from the widest, interpolated linearly, and constant under differentiation. If all scores are
-    multiplied by a positive number, or if a number is added to all of them, the weights stay the same.
+    round, counted from the widest, interpolated linearly, and constant under differentiation. Matches against a score
+    of -inf do not count. If all scores are multiplied by a positive number, or if a number is added to all of them, the
+    weights stay the same.
 
     A round may span clusters. For example, most of its matches may be between rows and finite padding, and the quantile
     is then the distance to the padding. So a second distance `s` is measured, between the better side an eighth of the

@@ -30,12 +30,12 @@ class Bracket(NamedTuple):
 
 def bracket(entry, n, boost, k, reseed, candidates):
     """The `Bracket` of one row, of which the e best candidates of `entry` enter."""
-    ranked, live, order, rank = seeded(entry, n, candidates)
+    ranked, live, above, order, rank = seeded(entry, n, candidates)
     entrants = ranked.shape[0]
     rounds = _rounds.round_count(entrants, k)
     width = k << rounds
     own = centred(boost, ranked, _rounds.at_most(live, k) - 1)
-    slots, weights, seeds = _rounds.play(jnp.pad(own, (0, width - entrants)), live, k, boost, reseed)
+    slots, weights, seeds = _rounds.play(jnp.pad(own, (0, width - entrants)), live, above, k, boost, reseed)
     slots = _moved_back(slots, own[:k], ranked[:k])
 
     # Seeds from e on are byes. A candidate that does not enter has rank e, which is k * M where there are no byes.
@@ -49,17 +49,20 @@ def bracket(entry, n, boost, k, reseed, candidates):
 def seeded(entry, n, candidates):
     """One row of scores in the order of the seeds, for the e best candidates of `entry`, which enter the tournament.
 
-    Returns their scores `(e,)`, best first, the number of them that take part, their indices among n `(e,)`, and the
-    seed of each of the n candidates `(n,)`, e for a candidate that does not enter.
+    Returns their scores `(e,)`, best first, the number of them that take part, the number of these above -inf, their
+    indices among n `(e,)`, and the seed of each of the n candidates `(n,)`, e for a candidate that does not enter.
     """
     scores, where, indices = entry
+    # Counted before the sort: of the sorted scores, the count would start a kernel more on a GPU.
+    above = lax.stop_gradient(scores) != -jnp.inf
+    above = jnp.sum(above if where is None else above & where, dtype=jnp.int32)
     ranked, order, rank = by_seed(scores, where, candidates)
     ranked, entrants = whole_cotangent(ranked), order.shape[0]
     live = entrants if where is None else jnp.minimum(jnp.sum(where, dtype=jnp.int32), entrants)
     if indices is not None:
         order = permuted(indices, order)
         rank = ranks(order, n)
-    return ranked, live, order, rank
+    return ranked, live, jnp.minimum(above, entrants), order, rank
 
 
 def _moved_back(slots, centred, ranked):

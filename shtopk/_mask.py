@@ -108,11 +108,11 @@ def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, devic
     slots = _in_range(k, most)
 
     def row(scores, where):
-        ranked, live, order, rank = seeded(devices.enter(scores, where, most), n, most)
+        ranked, live, above, order, rank = seeded(devices.enter(scores, where, most), n, most)
 
         def mask(k):
             own = centred(boost, ranked, jnp.minimum(k, live) - 1)
-            weights = _rounds.play_traced_k(own, live, k, boost, reseed)
+            weights = _rounds.play_traced_k(own, live, above, k, boost, reseed)
             return devices.part(reordered(weights, rank, order))
 
         if jnp.issubdtype(k.dtype, jnp.integer):

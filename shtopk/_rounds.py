@@ -89,15 +89,15 @@ def _computed_first(x):
     return value_of(lax.optimization_barrier(lax.stop_gradient(x)), x)
 
 
-def play(scores, live, k, boost, reseed):
-    """Bring `scores` `(k * 2**R,)`, of which the first `live` count, down to k slots.
+def play(scores, live, above, k, boost, reseed):
+    """Bring `scores` `(k * 2**R,)`, of which the first `live` count and `above` are above -inf, down to k slots.
 
     Returns the scores of the slots `(k,)`, and for each place in the bracket `(k * 2**R,)` its weight and its seed. If
     no round sorts again, the seed of a place is its position.
     """
     width, entrants, played = scores.shape[0], live, []
     halves = [width >> r for r in range(1, round_count(width, k) + 1)]
-    unit = units(boost, scores, halves, live)
+    unit = units(boost, scores, halves, above)
     for r, half in enumerate(halves[:OPENING]):
         order = None
         if reseed and r:
@@ -220,15 +220,15 @@ def _mirrored(x, half):
     return lax.dynamic_slice_in_dim(padded, 2 * (width - half), width)
 
 
-def play_traced_k(scores, live, k, boost, reseed):
-    """The weights `(n,)` of `scores` `(n,)`, best seed first, of which the first `live` count, for a traced k, 1 to n.
+def play_traced_k(scores, live, above, k, boost, reseed):
+    """The weights `(n,)` of `scores` `(n,)`, best seed first, as for `play`, for a traced k, 1 to n.
 
     The widths of the rounds are those of k = 1, and rounds after the last are idle.
     """
     n, most = scores.shape[0], round_count(scores.shape[0], 1)
     places, seeds, rounds = _by_slot(n, k, 2 << most)
     halves = k << jnp.maximum(rounds - 1 - lax.iota(jnp.int32, most), 0)
-    unit, played = units(boost, scores, halves, live), []
+    unit, played = units(boost, scores, halves, above), []
     scores = whole_cotangent(reordered(scores, seeds, places))
     for r in range(most):
         half, seats = scores.shape[0] // 2, None

@@ -65,6 +65,33 @@ def test_padding_by_scores_is_padding_by_where(n, k, padding):
     np.testing.assert_allclose(padded, shtopk.topk_mask(scores, k, where=where), atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("n", "k", "live"), [(8, 3, 4), (40, 12, 20), (64, 16, 26), (100, 20, 25), (20, 5, 18)]
+)
+@pytest.mark.parametrize("kind", ["once", "resorted", "traced k"])
+def test_minus_infinity_is_padding_at_any_share_of_the_row(n, k, live, kind):
+    scores, where = scores_of(n, rows=4), jnp.arange(n) < live
+
+    def mask_and_gradient(scores, where):
+        def loss(scores):
+            size = jnp.int32(k) if kind == "traced k" else k
+            mask = shtopk.topk_mask(scores, size, where=where, reseed=kind == "resorted")[:, :live]
+            return jnp.sum(jnp.sin(jnp.arange(live, dtype=jnp.float32)) * mask), mask
+
+        return jax.jit(jax.grad(loss, has_aux=True))(scores)
+
+    padded = mask_and_gradient(jnp.where(where, scores, -jnp.inf), None)
+    for x, y in zip(padded, mask_and_gradient(scores, where), strict=True):
+        np.testing.assert_allclose(x[:, :live], y[:, :live], rtol=1e-5, atol=1e-6)
+
+
+def test_finite_padding_among_matches_of_rows_is_a_known_limit():
+    """A round of 20 matches, 15 against padding: its unit is not that of the five others."""
+    scores, where = scores_of(100, rows=8), jnp.arange(100) < 25
+    padded = shtopk.topk_mask(jnp.where(where, scores, -1e9), 20)
+    assert 0.1 < jnp.max(jnp.abs(padded - shtopk.topk_mask(scores, 20, where=where))) < 0.5
+
+
 @pytest.mark.parametrize("reseed", [False, True])
 @pytest.mark.parametrize(
     "scores",

@@ -80,7 +80,7 @@ def test_a_boost_sees_finite_scores_only():
 def test_where_the_loop_begins_changes_nothing(opening, reseed, monkeypatch):
     monkeypatch.setattr(_rounds, "OPENING", opening)
     scores = np.sort(np.random.default_rng(0).normal(size=48))[::-1].copy()
-    play = jax.jit(lambda v: _rounds.play(v, 48, 3, shtopk.Relative(), reseed))
+    play = jax.jit(lambda v: _rounds.play(v, 48, 48, 3, shtopk.Relative(), reseed))
     slots, weights, seeds = play(jnp.asarray(scores))
     eye, want = reference.algorithm2(np.eye(48), scores, 3, reference.relative(6.0, 0.75), reseed)
     np.testing.assert_allclose(slots, want, rtol=1e-12)

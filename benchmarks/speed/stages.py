@@ -75,7 +75,7 @@ def tournament(n, k):
         width = k << _rounds.round_count(n, k)
 
         def row(v):
-            return _rounds.play(jnp.pad(v, (0, width - n)), n, k, shtopk.Relative(), reseed)[:2]
+            return _rounds.play(jnp.pad(v, (0, width - n)), n, n, k, shtopk.Relative(), reseed)[:2]
 
         return jax.vmap(row)(scores)
 
