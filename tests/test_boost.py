@@ -34,6 +34,13 @@ def test_relative_measures_by_an_interpolated_quantile_of_gaps(quantile, unit):
     np.testing.assert_allclose(w, reference.sigmoid(1.5 * np.array([10, 5, 3, 1]) / unit))
 
 
+@pytest.mark.parametrize("base", [2.0, 20.0])
+def test_power_decides_outright_at_any_size_of_the_scores(base, x32):
+    high = jnp.array([1e3, 1e9, 1e20, 3e38])
+    np.testing.assert_array_equal(shtopk.Power(base)(high, jnp.zeros(4), LIVE), jnp.ones(4))
+    np.testing.assert_array_equal(shtopk.Power(base)(high, high, LIVE), jnp.full(4, 0.5))
+
+
 def test_relative_counts_live_matches_only():
     where = jnp.array([False, False, True, True])
     w = shtopk.Relative(1.0, 0.0)(HIGH, LOW, where)
