@@ -117,7 +117,7 @@ def half_gap(high, low):
 def _sigmoid(name, sharpness, gap, scale=1):
     """`sigmoid(scale * (sharpness * gap))`; for an infinite sharpness its limit 0, 1/2 or 1, a constant."""
     sharpness = _checks.number(name, sharpness, gap.dtype)
-    soft = jax.nn.sigmoid(scale * (_checks.finite_number(name, sharpness, gap.dtype) * gap))
+    soft = jax.nn.sigmoid(scale * (_checks.clipped(sharpness) * gap))
     return jnp.where(sharpness == jnp.inf, 0.5 + 0.5 * jnp.sign(gap), soft)
 
 

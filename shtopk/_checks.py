@@ -336,10 +336,10 @@ def number(name, value, dtype):
     return jnp.asarray(value, dtype)
 
 
-def finite_number(name, value, dtype):
-    """`number`, with an infinite one clipped, because infinity times 0 is NaN."""
-    most = float(jnp.finfo(dtype).max) ** 0.5
-    return jnp.clip(number(name, value, dtype), -most, most)
+def clipped(number):
+    """A number with which another may be multiplied: infinity times 0 would be NaN."""
+    most = float(jnp.finfo(number.dtype).max) ** 0.5
+    return jnp.clip(number, -most, most)
 
 
 def same_vectors(reference, approximation):

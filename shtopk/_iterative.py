@@ -76,7 +76,7 @@ def _iterative_row(embeddings, scores, where, alpha, k, normalizer):
     """`iterative_topk` for one row of scores `(n,)`."""
     n = scores.shape[0]
     v = scores.astype(accumulation_dtype(scores.dtype))
-    alpha = _checks.finite_number("alpha", alpha, v.dtype)
+    alpha = _checks.clipped(_checks.number("alpha", alpha, v.dtype))
     everyone = (v == v) | True  # so that it varies over the mesh axes of v, as the loop's carry must
     everyone = everyone if where is None else everyone & where
 

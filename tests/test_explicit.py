@@ -22,6 +22,11 @@ WHERE = np.arange(B * N).reshape(B, N) % 5 != 3
 KEY = jax.random.key(0)
 
 
+def explicit(**sizes):
+    kinds = (jax.sharding.AxisType.Explicit,) * len(sizes)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds)
+
+
 def of_a_selection(e, v, where):
     selection = shtopk.select(v, K, where=where)
     rows = selection.matrix(), selection.pool(e), selection.unpool(e[:, :K])
@@ -85,7 +90,7 @@ MASKED = [name for name in CALLS if name not in ("log_prob", "nccs")]  # which t
     [(name, masked) for name in CALLS for masked in (False, True) if not masked or name in MASKED],
 )
 def test_a_batch_split_by_type_is_the_batch(name, masked):
-    over = jax.make_mesh((4, 2), ("b", "f"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    over = explicit(b=4, f=2)
     where = put(WHERE, over, "b") if masked else None
     laid_out = put(E, over, "b"), put(V, over, "b")
     with jax.set_mesh(over):
@@ -97,7 +102,7 @@ def test_a_batch_split_by_type_is_the_batch(name, masked):
 
 
 def test_batch_and_features_may_both_be_split_by_type():
-    over = jax.make_mesh((4, 2), ("b", "f"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    over = explicit(b=4, f=2)
     step = jax.jit(step_of(CALLS["topk"], None))
     with jax.set_mesh(over):
         got = step(put(E, over, "b", None, "f"), put(V, over, "b"))
@@ -119,7 +124,7 @@ def every_kind(e, v, where):
     ids=["embeddings and masks", "shared embeddings, one mask", "scores and masks"],
 )
 def test_arrays_that_are_not_split_go_with_a_split_batch(e, where, split):
-    over = jax.make_mesh((4, 2), ("b", "f"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    over = explicit(b=4, f=2)
     step = jax.jit(step_of(every_kind, where))
     laid_out = (
         (jnp.asarray(e), put(V, over, "b")) if split == "scores" else (put(e, over, "b"), jnp.asarray(V))
@@ -131,7 +136,7 @@ def test_arrays_that_are_not_split_go_with_a_split_batch(e, where, split):
 
 
 def test_a_batch_split_by_type_needs_no_jit():
-    over = jax.make_mesh((8,), ("b",), axis_types=(jax.sharding.AxisType.Explicit,))
+    over = explicit(b=8)
     with jax.set_mesh(over):  # JAX 0.12 needs it here for any operation with a constant under `vmap`
         out = shtopk.topk(put(E, over, "b"), put(V, over, "b"), K)
     np.testing.assert_allclose(out.embeddings, shtopk.topk(E, V, K).embeddings, rtol=1e-9)
