@@ -76,7 +76,7 @@ def _iterative_row(embeddings, scores, where, alpha, k, normalizer):
     """`iterative_topk` for one row of scores `(n,)`."""
     n = scores.shape[0]
     v = scores.astype(accumulation_dtype(scores.dtype))
-    alpha = _checks.clipped(_checks.number("alpha", alpha, v.dtype))
+    alpha = _checks.number("alpha", alpha, v.dtype)
     everyone = (v == v) | True  # so that it varies over the mesh axes of v, as the loop's carry must
     everyone = everyone if where is None else everyone & where
 
@@ -105,13 +105,13 @@ def _iterative_row(embeddings, scores, where, alpha, k, normalizer):
 def _peaked_softmax(v, left, winner, alpha, normalizer):
     """PEAKEDSOFTMAX(-(v - m)^2) over the rows `left` `(n,)`, lines 13 to 20 of Algorithm 1: `(n,)`."""
     m = v[winner]
-    # An infinite gap gives weight 0, and two equal infinities have a gap of 0, without inf - inf.
-    near = left & ((v == m) | ~(jnp.isinf(v) | jnp.isinf(m)))
+    # An infinite gap or alpha gives weight 0, and two equal infinities have a gap of 0, without inf - inf.
+    near = left & ((v == m) | ~(jnp.isinf(v) | jnp.isinf(m) | jnp.isinf(alpha)))
     gap = jnp.where(near & (v != m), v - m, 0)
     # Where a square would overflow, the weight is 0 for any alpha. Clipped there, its derivative is 0 as well.
     limit = 0.5 * float(jnp.finfo(v.dtype).max) ** 0.5
     gap = jnp.clip(gap, -limit, limit)
-    logits = jnp.where(near, -alpha * gap**2, -jnp.inf)
+    logits = jnp.where(near, -_checks.clipped(alpha) * gap**2, -jnp.inf)
     if normalizer == "softmax":  # the largest logit is 0, that of the winner, so no term overflows
         terms = jnp.exp(logits)
         total = jnp.sum(terms)

@@ -38,7 +38,7 @@ def anneal(
     """Prepare scores and boost for a training step: soft and noisy at first, sharp and without noise at the end.
 
     The scores are `(v - mean) / spread + noise * (1 - progress) * z` with standard normals `z`. The boost is
-    `Scaled(first * (last / first) ** progress)`. Mean and spread (the standard deviation) are taken over all
+    `Scaled(first ** (1 - progress) * last**progress)`. Mean and spread (the standard deviation) are taken over all
     candidates of the batch that take part, and are constant under differentiation. So the scale of the scores does
     not matter, and the choice can still be clearer in one example of the batch than in another. But one score far from
     all others widens the spread, and the choice among the others then stays soft. docs/training.md gives the reason for
@@ -93,7 +93,7 @@ def _anneal(scores, where, progress, key, noise, sharpness, *, devices):
     if key is not None:
         normals = jax.random.normal(devices.own_key(key), scores.shape, dtype)
         standard += noise * (1 - progress) * normals
-    return Annealed(standard.astype(scores.dtype), Scaled(first * (last / first) ** progress))
+    return Annealed(standard.astype(scores.dtype), Scaled(first ** (1 - progress) * last**progress))
 
 
 def _standardised(scores, where, devices):

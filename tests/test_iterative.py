@@ -67,8 +67,14 @@ def test_a_slot_of_nan_leaves_the_gradient_of_the_others():
 
 
 def test_an_infinite_alpha_is_the_hard_choice():
-    out = shtopk.iterative_topk(jnp.eye(3), jnp.array([1.0, 3.0, 2.0]), 2, alpha=jnp.inf)
-    np.testing.assert_array_equal(out.embeddings, [[0, 1, 0], [0, 0, 1]])
+    def choose(v):
+        return shtopk.iterative_topk(jnp.eye(3), v, 2, alpha=jnp.inf).embeddings
+
+    tied, close = jnp.array([3.0, 3.0, 2.0]), jnp.array([1e-20, 3e-20, 2e-20])
+    np.testing.assert_array_equal(choose(tied), [[0.5, 0.5, 0], [0, 1, 0]])
+    np.testing.assert_array_equal(choose(close), [[0, 1, 0], [0, 0, 1]])
+    for scores in (tied, close):
+        np.testing.assert_array_equal(jax.jacobian(choose)(scores), np.zeros((2, 3, 3)))
 
 
 @pytest.mark.parametrize("normalizer", ["softmax", "paper"])

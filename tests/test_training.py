@@ -27,6 +27,17 @@ def test_sharpness_grows_geometrically_and_noise_fades(progress):
     np.testing.assert_allclose(noisy.scores - quiet.scores, noise, atol=1e-12)
 
 
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_the_derivative_in_progress_is_whole_at_both_ends(progress):
+    slope = jax.grad(lambda p: jnp.log(shtopk.anneal(V, p, sharpness=(0.5, 8.0)).boost.sharpness))(progress)
+    np.testing.assert_allclose(slope, np.log(16))
+
+
+def test_a_range_of_sharpness_whose_quotient_overflows():
+    sharpness = shtopk.anneal(V.astype(jnp.float32), 0.5, sharpness=(1e-20, 1e20)).boost.sharpness
+    np.testing.assert_allclose(sharpness, 1, rtol=1e-5)
+
+
 def test_a_traced_progress_compiles_once_and_stays_in_range():
     step = jax.jit(chex.assert_max_traces(lambda progress: shtopk.anneal(V, progress, KEY), n=1))
     outs = [step(progress) for progress in (-0.5, 0.0, 1.0, 1.5)]
