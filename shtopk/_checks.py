@@ -10,6 +10,7 @@ from jax.core import Tracer
 
 from shtopk._precision import accumulation_dtype
 
+_ARRAYS = jax.Array, np.ndarray, np.generic
 _MOST_CANDIDATES = 2**29  # the width of a bracket, up to 4n with a traced k, is counted in int32
 
 
@@ -17,7 +18,7 @@ def _array(name, value):
     """`value` as an array, if `jax.numpy` accepts it: arrays and scalars, no lists."""
     if _is_arraylike(value):
         return jnp.asarray(value)
-    remedy = "pass numbers" if hasattr(value, "dtype") else "convert it with jnp.asarray"
+    remedy = "pass numbers" if isinstance(value, _ARRAYS) else "convert it with jnp.asarray"
     raise TypeError(f"{name} must be an array, got {_kind(value)}; {_field_or(remedy, value)}")
 
 
@@ -37,8 +38,8 @@ def _is_arraylike(value):
 
 
 def _kind(value):
-    dtype = getattr(value, "dtype", None)
-    return type(value).__name__ if dtype is None else f"dtype {dtype}"
+    """The dtype of an array, the type of anything else: a tensor of another library has a dtype of its own."""
+    return f"dtype {value.dtype}" if isinstance(value, _ARRAYS) else type(value).__name__
 
 
 def _floating(name, value):
