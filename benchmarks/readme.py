@@ -75,8 +75,8 @@ def kernels():
     cells = [row for row in read("gpu-pytorch")["rows"] if (row["n"], row["k"]) == (n, k)]
     ((torch, _),) = summary.ratios(cells, summary.OURS, "PyTorch, compiled", summary.STEP)
     return (
-        f"\nThe GPU columns include the host's time. By them, a step at n = {n} and k = {k} is {summary.times(torch)} "
-        "than Algorithm 2\ncompiled by PyTorch. In kernels alone it takes "
+        f"\nThe GPU columns include the host's time. So measured, a step at n = {n} and k = {k} is "
+        f"{summary.times(torch)} than Algorithm 2\ncompiled by PyTorch. In kernels alone the step takes "
         f"{summary.two_digits(busy['default'])} ms, {port} than the plain port and {gated} than the gated top k."
     )
 

@@ -190,14 +190,15 @@ class Relative:
     A round may span clusters. For example, most of its matches may be between rows and finite padding, and the quantile
     is then the distance to the padding. So a second distance `s` is measured, between the better side an eighth of the
     way down the matches and the better side half of the way down. If these two tie, `s` is the distance between the
-    best side and the latter. A quantile lies between two gaps. If `s > 0` and the wider gap exceeds `100 * s`, then
-    `g = s`, and matches across clusters are decided outright. Otherwise, if the wider gap exceeds 1e4 times the
-    narrower one, as next to an outlier, and the narrower one is not 0, the narrower gap is `g`. If the quantile is a
-    gap between infinite scores, the narrowest gap is `g`.
+    best side and the side half of the way down. A quantile lies between two gaps. If `s > 0` and the wider gap exceeds
+    `100 * s`, then `g = s`, and matches across clusters are decided outright. Otherwise, if the wider gap exceeds 1e4
+    times the narrower one, as next to an outlier, and the narrower one is not 0, the narrower gap is `g`. If the
+    quantile is a gap between infinite scores, the narrowest gap is `g`.
 
     In a tournament the gaps are those that the round would have if the better seed had won every earlier match. These
     gaps come widest first, and do not depend on the sharpness. A match is a tie if its gap and `g` are at most 4 eps
-    times its larger absolute score. If `g` is 0, tied scores share evenly, and every other match is decided outright.
+    times its larger absolute score. (A tournament first subtracts the k-th best score from all scores.) If `g` is 0,
+    tied scores share evenly, and every other match is decided outright.
 
     Attributes:
       sharpness: `C >= 0`, scalar, without unit. Increase it during training to go from soft to hard.

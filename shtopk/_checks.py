@@ -227,7 +227,8 @@ def fraction(name, value, meaning):
     array = number(name, value, jnp.result_type(float))
     if not isinstance(value, Tracer) and not 0 <= value <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {value}; {meaning}")
-    return jnp.where(array < 0, 0, jnp.where(array > 1, 1, array))  # jnp.clip halves the derivative at 0 and at 1
+    # The derivative of jnp.clip is half at 0 and at 1.
+    return jnp.where(array < 0, 0, jnp.where(array > 1, 1, array))
 
 
 def sharpness_range(value):

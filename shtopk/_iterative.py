@@ -36,7 +36,8 @@ def iterative_topk(
         axis of size 1 is shared by all rows of scores.
       scores: `(..., n)` floating, larger is better.
       k: static int, `1 <= k <= n`.
-      alpha: scalar, 0 or more, in units of 1 / score^2; 1 as published. May be traced, annealed or learned.
+      alpha: scalar, 0 or more, in units of 1 / score^2. Algorithm 1 is printed with 1; 2 gives the published nCCS
+        (docs/boosts.md). May be traced, annealed or learned.
       normalizer: "softmax" divides by the sum of all terms. "paper" leaves the term of the maximum out of the sum, as
         Algorithm 1 prints it. The weights then sum to more than 1, without bound if no other score is near. If no other
         row is left, as in the last step for k = n, the slot is NaN.

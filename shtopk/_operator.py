@@ -69,7 +69,8 @@ def topk(
       k: static int, `1 <= k <= n`.
       boost: sets the weight of the better side of each match (see `Boost`): `Relative`, which does not depend on the
         scale of the scores, `Scaled`, `Power`, or your own function. If the boost is a pytree, its numbers are
-        traced, and new values do not recompile. Outside of `jit`, a plain function is traced in every call.
+        traced, and new values do not recompile. Outside of `jit`, a call with a plain function is not compiled as a
+        whole.
       reseed: if True, sort the survivors before every round, exactly as in Algorithm 2. If False, sort only once, at
         the start, which is usually faster. The quality of the default boost is the same.
       where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus

@@ -71,11 +71,11 @@ def _mixed(w, high, low):
 def _mixed_jvp(primals, tangents):
     # d score = w dhigh + (1 - w) dlow + (high - low) dw. The gap of two finite scores may overflow, alone or times the
     # cotangent from later rounds, and infinity times a saturated dw of 0 is NaN. So a wide gap is clipped, and counts
-    # as 0 where w is 0 or 1.
+    # as 0 where w is 0 or 1. Above 1e6 it is wide: the slope of a later round is at most 1e31 (1e301 in float64).
     (w, high, low), (dw, dhigh, dlow) = primals, tangents
     most = float(jnp.finfo(high.dtype).max)
     half = jnp.clip(half_gap(high, low), -most / 16, most / 16)
-    decided = (jnp.abs(half) > most**0.5) & (jnp.abs(w - 0.5) == 0.5)
+    decided = (jnp.abs(half) > 1e6) & (jnp.abs(w - 0.5) == 0.5)
     gap = jnp.where(decided | jnp.isnan(half), 0, 2 * half)
     return _mixed(w, high, low), w * dhigh + (1 - w) * dlow + gap * dw
 

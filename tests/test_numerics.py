@@ -153,6 +153,22 @@ def test_no_extreme_makes_a_nan_or_an_infinity(boost, dtype, reseed):
     assert np.all(np.asarray(gradients[1])[~np.asarray(where)] == 0)
 
 
+@pytest.mark.parametrize("reseed", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_scores_of_all_magnitudes_have_finite_gradients(dtype, reseed):
+    """The gap of one match may be that of another times more than the largest number."""
+    rng, limits = np.random.default_rng(0), np.finfo(dtype)
+    powers = rng.uniform(np.log10(limits.smallest_subnormal), np.log10(limits.max), size=(2000, 4))
+    scores = (rng.choice([-1, 0, 1], size=powers.shape) * 10**powers).astype(dtype)
+
+    def loss(v):
+        out = shtopk.topk(jnp.arange(4.0).astype(dtype), v, 1, reseed=reseed)
+        return jnp.sum(jnp.sin(out.embeddings)) + jnp.sum(out.scores)
+
+    gradients = jax.jit(jax.vmap(jax.grad(loss)))(scores)
+    assert np.flatnonzero(~np.isfinite(gradients).all(axis=-1)).tolist() == []
+
+
 @pytest.mark.parametrize(("largest", "finite"), [(1e18, True), (4e37, False)])
 def test_slopes_of_power_multiply_beyond_the_range(largest, finite):
     scores = jnp.asarray([0.0] * 14 + [-largest] * 4 + [0.75, -1e4, -1e4], jnp.float32)

@@ -42,19 +42,22 @@ def slots(out):
     return out.embeddings, jnp.ones(out.scores.shape)
 
 
-def recipe(boost=shtopk.Scaled, sharpness=(0.1, 100.0), noise=0.5, scale=1.0, shift=0.0, log=False):
+def recipe(boost=shtopk.Scaled, sharpness=(0.1, 100.0), noise=0.5, before=lambda scores: scores, log=False):
     """The documented recipe: every row weighed by the soft mask, soft at first and sharp at the end.
 
-    Or with one thing changed: a part of it, or the scores that come out of the network.
+    Or with one thing changed: a part of it, or the scores of the network `before` it.
     """
 
     def choose(embeddings, scores, k, at):
-        scores, scaled = shtopk.anneal(
-            scale * scores + shift, at.progress, at.key, noise=noise, sharpness=sharpness
-        )
+        scores, scaled = shtopk.anneal(before(scores), at.progress, at.key, noise=noise, sharpness=sharpness)
         return embeddings, shtopk.topk_mask(scores, k, boost=boost(scaled.sharpness), log=log)
 
     return choose
+
+
+def standardised(scores):
+    """The scores in units of their spread over the batch, as in `anneal`, but differentiated through the spread."""
+    return jax.nn.standardize(scores, axis=None, epsilon=1e-12)
 
 
 def recipe_by_slots(embeddings, scores, k, at):
@@ -141,10 +144,13 @@ METHODS = {
     "recipe, 0.03 to 30": Method(
         recipe(sharpness=(0.03, 30.0)), (1.0,), logs=recipe(sharpness=(0.03, 30.0), log=True)
     ),
+    "recipe, standardised": Method(
+        recipe(before=standardised), (1.0,), logs=recipe(before=standardised, log=True)
+    ),
     "recipe, Relative": Method(recipe(shtopk.Relative, (0.05, 16.0)), (1.0,)),
     "recipe, geometric quantile": Method(recipe(geometric, (0.05, 16.0)), (1.0,)),
-    "recipe, scores x 1000": Method(recipe(scale=1000.0), (1.0,)),
-    "recipe, scores + 100": Method(recipe(shift=100.0), (1.0,)),
+    "recipe, scores x 1000": Method(recipe(before=lambda scores: 1000 * scores), (1.0,)),
+    "recipe, scores + 100": Method(recipe(before=lambda scores: scores + 100), (1.0,)),
     "Relative, fixed": Method(relative(lambda at: at.number), (2.0, 6.0)),
     "Relative, annealed": Method(relative(schedule), (8.0, 16.0)),
     "Relative, learned": Method(relative(lambda at: at.number * jnp.exp(at.learned)), (0.5, 2.0)),
@@ -176,6 +182,7 @@ BY_LOGS = [
     "recipe, drawn outright",
     "recipe, sharp at two thirds",
     "recipe, 0.03 to 30",
+    "recipe, standardised",
     "recipe, by drawn slots, sharp at two thirds",
     "Relative, straight-through",
     "gated top k",
