@@ -332,7 +332,9 @@ def number(name, value, dtype):
     """A real scalar, plain or traced, in the dtype of the scores."""
     value = bare_number(name, value)
     if jnp.ndim(value):
-        raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(value)}; pass one number")
+        raise ValueError(
+            f"{name} must be a scalar, got shape {jnp.shape(value)}; pass one number, or use jax.vmap over several"
+        )
     if jnp.iscomplexobj(value):
         raise TypeError(f"{name} must be real, got dtype {jnp.result_type(value)}; take its real part")
     return jnp.asarray(value, dtype)

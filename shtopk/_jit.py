@@ -2,21 +2,23 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from shtopk._sharding import split_alike
 
+Function = TypeVar("Function", bound=Callable)
 
-def compiled(*static: str) -> Callable[[Callable], Callable[..., Any]]:
+
+def compiled(*static: str) -> Callable[[Function], Function]:
     """Decorate `function(*arrays, boost, **options)`: compiled once for each shape and value of `static` options.
 
     Arrays (pytrees, too) and a boost's numbers are traced. Inside the user's own `jit` the call is compiled as a part
     of it.
     """
 
-    def decorate(function):
+    def decorate(function) -> Any:
         fast = jax.jit(function, static_argnames=static)
 
         @functools.wraps(function)

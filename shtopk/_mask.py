@@ -38,8 +38,8 @@ def topk_mask(
 
     Args:
       scores: `(..., n)` floating, larger is better.
-      k: int, float, or array of shape (), `1 <= k <= n`. A JAX array out of range, traced or not, gives a mask
-        and a gradient of NaN.
+      k: int, float, or array of shape (), `1 <= k <= n`. An int and the whole part of a float are static. A JAX array
+        is traced; out of range, it gives a mask and a gradient of NaN.
       boost, reseed, where: see `topk`. `Scaled(jnp.inf)` gives the hard mask, 1 for the k best and 0 for the others.
         Rows that tie at the k-th place may share its weight.
       candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores. A
@@ -79,22 +79,24 @@ def topk_mask(
         candidates = _checks.candidates(candidates, 1, n)
         return _mask_of_traced_k(scores, where, k, boost, candidates=candidates, **options)
     candidates = _checks.candidates(candidates, math.ceil(k), n)
-    return _mask(scores, where, boost, k=k, candidates=candidates, **options)
+    whole = math.floor(k)
+    part = None if k == whole else k - whole
+    return _mask(scores, where, boost, part, k=whole, candidates=candidates, **options)
 
 
 @compiled("k", "reseed", "candidates", "log", "devices")
-def _mask(scores, where, boost, *, k, reseed, candidates, log, devices):
-    """`topk_mask` for a static k."""
+def _mask(scores, where, boost, part, *, k, reseed, candidates, log, devices):
+    """`topk_mask` for a static k and a traced `part` of the next slot, or None: a new part compiles nothing."""
 
     def row(scores, where):
-        n, low = scores.shape[0] * devices.size, math.floor(k)
+        n = scores.shape[0] * devices.size
         entry = devices.enter(scores, where, candidates)
 
         def mask(k):
             played = bracket(entry, n, boost, k, reseed, candidates)
             return devices.part(reordered(played.weights, played.places, played.indices))
 
-        out = mask(low) if low == k else (low + 1 - k) * mask(low) + (k - low) * mask(low + 1)
+        out = mask(k) if part is None else (1 - part) * mask(k) + part * mask(k + 1)
         return narrowed(log_weight(out) if log else out, scores.dtype)
 
     return over_rows(row, scores.ndim - 1)(scores, where)

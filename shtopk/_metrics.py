@@ -6,6 +6,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from shtopk import _checks
+from shtopk._jit import compiled
 from shtopk._precision import accumulation_dtype
 
 
@@ -30,7 +31,12 @@ def nccs(reference: ArrayLike, approximation: ArrayLike) -> jax.Array:
     >>> f"{nccs(jnp.eye(2), jnp.array([[1.0, 1.0], [0.0, 2.0]])):.3f}"  # (cos 45 degrees + 1) / 2
     '0.854'
     """
-    reference, approximation = _checks.same_vectors(reference, approximation)
+    return _nccs(*_checks.same_vectors(reference, approximation))
+
+
+@compiled()
+def _nccs(reference, approximation):
+    """`nccs` for checked arguments."""
     dtype = accumulation_dtype(reference.dtype, approximation.dtype)
     y, yhat = _directions(reference.astype(dtype)), _directions(approximation.astype(dtype))
     cosines = jnp.einsum("...id,...jd->...ij", y, yhat, precision=lax.Precision.HIGHEST)

@@ -67,10 +67,9 @@ class Selection:
         slots, `(..., k / D, *features)`, by a reduce-scatter instead of the sum.
         """
         embeddings = _checks.embeddings(embeddings, (*self.indices.shape[:-2], self.n // self._devices.size))
-        scatter = _sharding.scatters(scatter, self.indices.shape[-2], self._devices)
-        axis = self.indices.ndim - 2 if scatter else None
-        pooled = self._devices.total(sums(self._without_byes, embeddings), scatter=axis)
-        return jax.tree.map(lambda x, like: x.astype(like.dtype), pooled, embeddings)
+        return _pool(
+            self, embeddings, scatter=_sharding.scatters(scatter, self.indices.shape[-2], self._devices)
+        )
 
     def unpool(self, pooled: Payload) -> Payload:
         """Apply the adjoint of `pool`: row i becomes `m_i * pooled[slot of i]`, or 0 if it is in no slot.
@@ -79,15 +78,9 @@ class Selection:
         `(..., n, *features)` in its own dtype. A leaf that is not floating, or that does not fit the slots, raises
         TypeError or ValueError.
         """
-        pooled = _checks.embeddings(pooled, self.indices.shape[:-1], axis="k", name="pooled")
-        members = self._without_byes._members
+        return _unpool(self, _checks.embeddings(pooled, self.indices.shape[:-1], axis="k", name="pooled"))
 
-        def spread(slots):
-            at = members.indices, members.places
-            return _pooling.spread(at, members.weights, members.by_block(slots))
-
-        return jax.tree.map(lambda leaf: _on_matrices(spread, leaf, self.indices.ndim - 1), pooled)
-
+    @compiled()
     def mask(self) -> jax.Array:
         """Return the soft mask `m`, `(..., n)` in [0, 1], in the dtype of `scores`.
 
@@ -98,6 +91,7 @@ class Selection:
         """
         return row_weights(self).astype(self.scores.dtype)
 
+    @compiled()
     def matrix(self) -> jax.Array:
         """Return the weights as a dense matrix `(..., k, n)`, in the dtype of `scores`: `matrix @ E` is `pool(E)`."""
         k, members = self.indices.shape[-2:]
@@ -107,6 +101,7 @@ class Selection:
         return jnp.where(own[..., None, :] // members == slot, self.mask()[..., None, :], 0)
 
     @property
+    @compiled()
     def champions(self) -> jax.Array:
         """The member with the largest weight of each slot, `(..., k)` int32; n for a surplus slot.
 
@@ -126,7 +121,7 @@ class Selection:
         >>> s.sample(jax.random.key(0)).tolist()  # the best two, for sure
         [0, 1]
         """
-        return members_at(self, drawn_member(self, _checks.key(key)))
+        return _sample(self, _checks.key(key))
 
     def log_prob(self, indices: jax.Array) -> jax.Array:
         """Return the logarithm of the probability that `sample` draws `indices`, in any order.
@@ -141,23 +136,9 @@ class Selection:
         >>> jnp.exp(s.log_prob(jnp.array([[1, 3], [1, 0]]))).tolist()  # .75 * .75; 1 and 0 share a slot
         [0.5625, 0.0]
         """
-        k, members = self.indices.shape[-2:]
-        indices = _checks.subset(indices, self.indices.shape[:-1])
-        axes = max(indices.ndim - 1, self.indices.ndim - 2)
+        return _log_prob(self, _checks.subset(indices, self.indices.shape[:-1]))
 
-        def row(weights, places, indices):
-            within = (indices >= 0) & (indices < self.n)
-            place = filled(places, jnp.where(within, indices, self.n), k * members)
-            # Each live slot must occur once, and n once for each surplus slot. Both n and such slots count as slot k.
-            drawn = jnp.where(place < k * members, place // members, jnp.where(indices == self.n, k, -1))
-            slots = jnp.where(jnp.any(weights != 0, axis=-1), lax.iota(jnp.int32, k), k)
-            chosen = filled(weights.reshape(-1), place, 1)
-            possible = jnp.all(jnp.sort(drawn) == jnp.sort(slots)) & jnp.all(chosen != 0)
-            return jnp.where(possible, jnp.sum(log_weight(chosen)), -jnp.inf)
-
-        arrays = (self.weights, 2), (self.places, 1), (indices, 1)
-        return over_rows(row, axes)(*(jnp.expand_dims(x, range(axes + own - x.ndim)) for x, own in arrays))
-
+    @compiled()
     def entropy(self) -> jax.Array:
         """Return the entropy of the subsets that `sample` draws, in nats: `- sum over members i of m_i * log m_i`.
 
@@ -189,6 +170,52 @@ class Selection:
     def _members(self):
         """The members that this device holds."""
         return self._devices.members(self.indices, self.weights, self.places)
+
+
+@compiled("scatter")
+def _pool(selection, embeddings, *, scatter):
+    """`Selection.pool` for checked arguments."""
+    axis = selection.indices.ndim - 2 if scatter else None
+    pooled = selection._devices.total(sums(selection._without_byes, embeddings), scatter=axis)
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), pooled, embeddings)
+
+
+@compiled()
+def _unpool(selection, pooled):
+    """`Selection.unpool` for checked arguments."""
+    members = selection._without_byes._members
+
+    def spread(slots):
+        at = members.indices, members.places
+        return _pooling.spread(at, members.weights, members.by_block(slots))
+
+    return jax.tree.map(lambda leaf: _on_matrices(spread, leaf, selection.indices.ndim - 1), pooled)
+
+
+@compiled()
+def _sample(selection, key):
+    """`Selection.sample` for checked arguments."""
+    return members_at(selection, drawn_member(selection, key))
+
+
+@compiled()
+def _log_prob(selection, indices):
+    """`Selection.log_prob` for checked arguments."""
+    k, members = selection.indices.shape[-2:]
+    axes = max(indices.ndim - 1, selection.indices.ndim - 2)
+
+    def row(weights, places, indices):
+        within = (indices >= 0) & (indices < selection.n)
+        place = filled(places, jnp.where(within, indices, selection.n), k * members)
+        # Each live slot must occur once, and n once for each surplus slot. Both n and such slots count as slot k.
+        drawn = jnp.where(place < k * members, place // members, jnp.where(indices == selection.n, k, -1))
+        slots = jnp.where(jnp.any(weights != 0, axis=-1), lax.iota(jnp.int32, k), k)
+        chosen = filled(weights.reshape(-1), place, 1)
+        possible = jnp.all(jnp.sort(drawn) == jnp.sort(slots)) & jnp.all(chosen != 0)
+        return jnp.where(possible, jnp.sum(log_weight(chosen)), -jnp.inf)
+
+    arrays = (selection.weights, 2), (selection.places, 1), (indices, 1)
+    return over_rows(row, axes)(*(jnp.expand_dims(x, range(axes + own - x.ndim)) for x, own in arrays))
 
 
 def row_weights(selection):

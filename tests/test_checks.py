@@ -273,7 +273,7 @@ NO_ARRAYS: list[tuple[Any, str, str]] = [
     (np.array([None, 1.0]), "dtype object", "pass numbers"),
     (np.array(["a"]), "dtype <U1", "pass numbers"),
     (jax.random.key(0), "dtype key<fry>", "pass numbers"),
-    (jax.ShapeDtypeStruct((5,), "float32"), "ShapeDtypeStruct", "jnp.asarray"),  # with a dtype, as tensors have
+    (jax.ShapeDtypeStruct((5,), "float32"), "ShapeDtypeStruct", "jnp.asarray"),  # has a dtype, as tensors do
     (shtopk.anneal(V, 0.5), "Annealed", "pass one of its fields, scores or boost"),
 ]
 AS_ARRAYS = pytest.mark.parametrize(

@@ -67,6 +67,38 @@ def test_a_bare_call_is_one_compiled_call(name, compilations):
     assert len(compilations) == 1
 
 
+ON_A_SELECTION = {
+    "pool": lambda selection, rows, slots, key: selection.pool(rows),
+    "unpool": lambda selection, rows, slots, key: selection.unpool(slots),
+    "mask": lambda selection, rows, slots, key: selection.mask(),
+    "matrix": lambda selection, rows, slots, key: selection.matrix(),
+    "champions": lambda selection, rows, slots, key: selection.champions,
+    "sample": lambda selection, rows, slots, key: selection.sample(key),
+    "log_prob": lambda selection, rows, slots, key: selection.log_prob(selection.indices[..., 0]),
+    "entropy": lambda selection, rows, slots, key: selection.entropy(),
+    "nccs": lambda selection, rows, slots, key: shtopk.nccs(slots, slots),
+}
+
+
+@pytest.mark.parametrize("name", ON_A_SELECTION)
+def test_a_bare_method_is_one_compiled_call(name, compilations):
+    selection, key = shtopk.select(jnp.ones((2, 5)), 3), jax.random.key(0)
+    rows, slots = jnp.ones((2, 5, 2)), jnp.ones((2, 3, 2))
+    _ = selection.indices[..., 0]  # compiled before the count
+    compilations.clear()
+    ON_A_SELECTION[name](selection, rows, slots, key)
+    assert len(compilations) == 1
+
+
+def test_a_new_part_of_a_real_k_compiles_nothing(compilations):
+    scores = jnp.linspace(0, 1, 9)
+    shtopk.topk_mask(scores, 2.25)
+    compilations.clear()
+    for k in (2.5, np.float32(2.75)):
+        shtopk.topk_mask(scores, k)
+    assert len(compilations) == 0
+
+
 def test_one_step_serves_every_k_and_every_sharpness(compilations):
     step = jax.jit(jax.grad(lambda v, k, c: jnp.sum(shtopk.topk_mask(v, k, boost=shtopk.Relative(c)) ** 2)))
     scores = jnp.linspace(0, 1, 8)
