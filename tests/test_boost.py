@@ -202,6 +202,22 @@ def test_a_partial_is_a_pytree_and_is_traced():
     )
 
 
+@pytest.mark.parametrize("k", [2, jnp.array(2)])
+@pytest.mark.parametrize("weight", [1 + 1e-7, -1e-7])
+def test_a_weight_beyond_0_or_1_by_rounding_is_0_or_1(weight, k):
+    def boost(high, low, where):
+        return jnp.full(high.shape, weight)
+
+    scores, best = jnp.array([3.0, 1.0, 2.0, 0.0]), weight > 0.5
+    mask = shtopk.topk_mask(scores, k, boost=boost, log=True)
+    np.testing.assert_array_equal(mask, jnp.where((scores >= 2) == best, 0, -jnp.inf))
+    selection = shtopk.select(scores, 2, boost=boost)
+    assert selection.entropy() == 0
+    for i in range(4):  # without the clip, always the row of negative weight, whose logarithm is NaN
+        np.testing.assert_array_equal(selection.sample(jax.random.key(i)), selection.champions)
+        assert selection.log_prob(selection.champions) == 0
+
+
 @pytest.mark.parametrize("reseed", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 0.1, 3.0])
 def test_survivors_that_tie_but_for_rounding_share_evenly(scale, reseed):
