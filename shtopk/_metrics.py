@@ -40,7 +40,9 @@ def _nccs(reference, approximation):
     dtype = accumulation_dtype(reference.dtype, approximation.dtype)
     y, yhat = _directions(reference.astype(dtype)), _directions(approximation.astype(dtype))
     cosines = jnp.einsum("...id,...jd->...ij", y, yhat, precision=lax.Precision.HIGHEST)
-    return jnp.mean(jnp.max(cosines, axis=-1), axis=-1)
+    nearest = jnp.max(cosines, axis=-1)
+    nearest -= lax.stop_gradient(nearest - jnp.clip(nearest, -1, 1))  # a rounding beyond 1
+    return jnp.mean(nearest, axis=-1)
 
 
 def _directions(x):

@@ -31,6 +31,12 @@ def test_no_scale_is_too_large_or_too_small():
         assert np.isclose(shtopk.nccs(y * scale, y), 1)
 
 
+def test_no_rounding_takes_it_beyond_1(x32):
+    y = jnp.asarray(np.random.default_rng(0).normal(size=(500, 1, 8)), jnp.float32)
+    assert jnp.max(shtopk.nccs(y, y)) == 1
+    assert jnp.min(shtopk.nccs(y, -y)) == -1
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e30])
 def test_rows_of_any_length_have_a_gradient(scale, x32):
     reference, approximation = jnp.array([[1.0, 2.0], [3.0, -1.0]]), jnp.array([[1.0, 1.0], [2.0, -1.0]])
