@@ -137,15 +137,15 @@ def hard_topk(
     where: ArrayLike | None = None,
     order: str = "score",
 ) -> TopK[Payload]:
-    """Select the k rows with the best scores, by `lax.top_k` and a gather.
+    """Select the k rows with the best scores, as `lax.top_k` and a gather do.
 
     Evaluate a model trained with `topk` or `topk_mask` with this function. The chosen rows and their scores have a
     gradient. The choice has none.
 
     Args:
-      embeddings: `(..., n, *features)` of any dtype, for example token ids, or a pytree of such arrays. The leading
-        axes are those of `scores`; an axis of size 1 is shared by all rows of scores.
-      scores: `(..., n)` floating, larger is better; ties go to the lower index, NaN ranks first.
+      embeddings: `(..., n, *features)` of any dtype but random keys, for example token ids, or a pytree of such arrays.
+        The leading axes are those of `scores`; an axis of size 1 is shared by all rows of scores.
+      scores: `(..., n)` floating, larger is better; ties go to the lower index, NaN ranks first, -0.0 ties with 0.0.
       k: static int, `1 <= k <= n`.
       where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus
         slots are rows of zeros with score -inf.

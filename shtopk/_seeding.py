@@ -74,8 +74,8 @@ _permutation.defvjp(
 def seed_order(scores, live=None, best=None):
     """The candidates' indices by seed, `(n,)` scores to `(best,)` int32, and their scores `(best,)`, as constants.
 
-    Seed 0 has the best score. Ties go to the lower index, NaN ranks above inf, and -0.0 ties with 0.0, as for
-    `lax.top_k`. Rows where `live`, `(n,)` boolean, is False come last. `best=None` stands for all n. The scores are in
+    Seed 0 has the best score. Ties go to the lower index, and NaN ranks above inf, as for `lax.top_k`. -0.0 ties with
+    0.0. Rows where `live`, `(n,)` boolean, is False come last. `best=None` stands for all n. The scores are in
     float32 at least.
     """
     scores = lax.stop_gradient(scores).astype(accumulation_dtype(scores.dtype))

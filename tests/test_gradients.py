@@ -146,6 +146,15 @@ def test_a_mask_jumps_where_neighbours_cross():
     assert np.abs(before - after).max() > 1e-2
 
 
+def test_a_mask_jumps_where_a_round_comes_to_span_clusters():
+    """A known limit: the second gap comes to exceed 100 times the first, which is then the unit."""
+    before, after = (
+        shtopk.topk_mask(jnp.array([0.0, second, -0.06, -1.0]), 2) for second in (-0.0099, -0.01)
+    )
+    np.testing.assert_allclose(before, [1, 1, 0, 0], atol=1e-2)
+    np.testing.assert_allclose(after, [1, 0.74, 0.26, 0], atol=1e-2)
+
+
 def test_a_tie_is_even_only_where_the_two_play():
     tie = jnp.array([5.0, 5.0, 1.0, 0.0])
     np.testing.assert_allclose(shtopk.topk_mask(tie, 1), [0.999, 0, 0, 0.001], atol=1e-3)

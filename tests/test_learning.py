@@ -373,6 +373,10 @@ def test_what_the_docs_say_of_the_parts_of_the_recipe():
     assert (mean(additive, "recipe, no noise"), mean(additive, "recipe")) == (0.940, 0.950)
     for task in set(EIGHT) - {switch, additive}:
         assert abs(standard_errors(task, "recipe", "recipe, no noise")) <= 2
+    whole = {"digits-256": (0.803, 0.946), additive: (0.934, 0.950)}
+    assert {task: (mean(task, "recipe, standardised"), mean(task, "recipe")) for task in whole} == whole
+    for task in set(ROWS) - set(whole):
+        assert abs(standard_errors(task, "recipe, standardised", "recipe")) <= 2
     for task in EIGHT:
         for other in ("recipe, scores x 1000", "recipe, scores + 100"):
             near = abs(standard_errors(task, "recipe", other)) <= 2

@@ -148,6 +148,18 @@ def test_a_hard_mask_is_constant_in_scores_that_tie(scores, boost, x32):
     np.testing.assert_array_equal(mask, best / best.sum())
 
 
+def test_the_log_of_a_small_weight_is_that_of_a_rounded_one():
+    """A known limit: in float32 the weight of a loser is a multiple of 6e-8."""
+
+    def log(gap):
+        mask = shtopk.topk_mask(jnp.array([0, -gap], jnp.float32), 1, boost=shtopk.Scaled(1.0), log=True)
+        return float(mask[1])
+
+    assert abs(log(10.0) + 10) < 1e-2
+    assert 0.01 < abs(log(15.0) + 15) < 0.5
+    assert log(20.0) == -np.inf
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("k", [3, 2.5, jnp.int32(3)], ids=repr)
 def test_the_log_is_the_log_of_the_mask(dtype, k):
