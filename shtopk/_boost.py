@@ -84,12 +84,8 @@ def win_weights(boost, high, low, where, unit):
     """The weights of `high` in a round, of which `where` marks the contested matches, and `unit` is from `units`."""
     if type(boost) is Relative:
         return _relative_weights(boost, high, low, where, unit)
-    won = _checks.win_weights(boost(jnp.where(where, high, 0), jnp.where(where, low, 0), where), high)
-    if by_match(boost):
-        return won
-    # A function whose exact values are in [0, 1] may round to 1 + 1e-7. The other side would have a negative weight,
-    # whose logarithm is NaN: `sample` would always draw it.
-    return jnp.where(won > 1, 1, jnp.where(won < 0, 0, won))
+    won = boost(jnp.where(where, high, 0), jnp.where(where, low, 0), where)
+    return won if by_match(boost) else _checks.win_weights(won, high)
 
 
 def by_match(boost):

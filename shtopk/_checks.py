@@ -227,8 +227,12 @@ def fraction(name, value, meaning):
     array = number(name, value, jnp.result_type(float))
     if not isinstance(value, Tracer) and not 0 <= value <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {value}; {meaning}")
-    # The derivative of jnp.clip is half at 0 and at 1.
-    return jnp.where(array < 0, 0, jnp.where(array > 1, 1, array))
+    return _in_unit_interval(array)
+
+
+def _in_unit_interval(x):
+    """`x` clipped to [0, 1], with its whole derivative at 0 and at 1, where that of `jnp.clip` is half."""
+    return jnp.where(x < 0, 0, jnp.where(x > 1, 1, x))
 
 
 def sharpness_range(value):
@@ -318,14 +322,18 @@ def matches(high, low, where):
 
 
 def win_weights(value, like):
-    """The weights that a boost returned, in the dtype of the scores `like`, whose shape they must have."""
+    """The weights that a user's boost returned, in [0, 1] and in the dtype of the scores `like`.
+
+    Their shape must be that of `like`. A function whose exact values are in [0, 1] may round to 1 + 1e-7. Without the
+    clip, the other side would have a negative weight, whose logarithm is NaN: `sample` would always draw it.
+    """
     value = _array("the result of boost", value)
     if value.shape != like.shape:
         raise ValueError(
             f"boost returned shape {value.shape} for matches of shape {like.shape}; it must "
             "return one weight in [0, 1] for each match, and its own numbers must be scalars"
         )
-    return value.astype(like.dtype)
+    return _in_unit_interval(value.astype(like.dtype))
 
 
 def number(name, value, dtype):

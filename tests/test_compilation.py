@@ -4,6 +4,7 @@ import subprocess
 import sys
 from functools import partial
 
+import calls
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,26 +68,12 @@ def test_a_bare_call_is_one_compiled_call(name, compilations):
     assert len(compilations) == 1
 
 
-ON_A_SELECTION = {
-    "pool": lambda selection, rows, slots, key: selection.pool(rows),
-    "unpool": lambda selection, rows, slots, key: selection.unpool(slots),
-    "mask": lambda selection, rows, slots, key: selection.mask(),
-    "matrix": lambda selection, rows, slots, key: selection.matrix(),
-    "champions": lambda selection, rows, slots, key: selection.champions,
-    "sample": lambda selection, rows, slots, key: selection.sample(key),
-    "log_prob": lambda selection, rows, slots, key: selection.log_prob(selection.indices[..., 0]),
-    "entropy": lambda selection, rows, slots, key: selection.entropy(),
-    "nccs": lambda selection, rows, slots, key: shtopk.nccs(slots, slots),
-}
-
-
-@pytest.mark.parametrize("name", ON_A_SELECTION)
+@pytest.mark.parametrize("name", [name for name in calls.CALLS if name.startswith(("Selection.", "nccs"))])
 def test_a_bare_method_is_one_compiled_call(name, compilations):
-    selection, key = shtopk.select(jnp.ones((2, 5)), 3), jax.random.key(0)
-    rows, slots = jnp.ones((2, 5, 2)), jnp.ones((2, 3, 2))
-    _ = selection.indices[..., 0]  # compiled before the count
+    call = calls.CALLS[name]
+    jax.clear_caches()  # the table has called some of them
     compilations.clear()
-    ON_A_SELECTION[name](selection, rows, slots, key)
+    call.function(*call.arguments)
     assert len(compilations) == 1
 
 
