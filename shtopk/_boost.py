@@ -80,12 +80,19 @@ def units(boost, ranked, halves, above):
     return _relative_unit(boost, ranked, halves, first, halves - first)
 
 
-def win_weights(boost, high, low, where, unit):
-    """The weights of `high` in a round, of which `where` marks the contested matches, and `unit` is from `units`."""
+def low_weights(boost, high, low, where, unit):
+    """The weights of `low` in a round, of which `where` marks the contested matches, and `unit` is from `units`.
+
+    The worse side nearly always has the smaller weight, and a small number keeps its digits. 1 minus the weight of
+    `high` would be a multiple of 6e-8. The boosts of this module are symmetric: `boost(low, high) = 1 - boost(high,
+    low)`.
+    """
     if type(boost) is Relative:
-        return _relative_weights(boost, high, low, where, unit)
-    won = boost(jnp.where(where, high, 0), jnp.where(where, low, 0), where)
-    return won if by_match(boost) else _checks.win_weights(won, high)
+        return _relative_weights(boost, low, high, where, unit)
+    high, low = jnp.where(where, high, 0), jnp.where(where, low, 0)
+    if by_match(boost):
+        return boost(low, high, where)
+    return 1 - _checks.win_weights(boost(high, low, where), high)
 
 
 def by_match(boost):

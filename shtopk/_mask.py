@@ -45,10 +45,8 @@ def topk_mask(
       candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores. A
         traced k above `candidates` gives a mask of NaN.
       log: if True, return the logarithm of the mask, to add to attention logits: -inf where the mask is 0 (in a dtype
-        without infinities, its lowest number). Each match rounds the weight of its loser to a multiple of 6e-8 (1e-16
-        in float64). So a log below -10 (-29) may be off by a tenth or more, and below -16 (-36) it may be -inf. The
-        gradient is finite, and 0 where the mask is below 2e-31 (4e-301), which is 0 to any softmax. The softmax of a
-        row in which no candidate takes part is NaN.
+        without infinities, its lowest number). Its gradient is finite, and 0 where the mask is below 2e-31 (4e-301 in
+        float64), which is 0 to any softmax. The softmax of a row in which no candidate takes part is NaN.
       axis_name: the mesh axis over which n is split, inside `jax.shard_map`, see `topk`. `scores`, `where` and the mask
         are this device's share.
 

@@ -1,8 +1,8 @@
 """The tournament: rounds of matches on the scores, then the weights of the candidates.
 
 Upwards, round after round, `width` entries become `k` survivors. Downwards the weights go the other way: a slot starts
-with weight 1, and each match hands `w` of it to `high` and `1 - w` to `low`, so that a candidate ends with the product
-of its match weights. Every function here takes one row of scores, best seed first.
+with weight 1, and each match hands a share of it to `low` and the rest to `high`, so that a candidate ends with the
+product of its match weights. Every function here takes one row of scores, best seed first.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from shtopk import _checks
-from shtopk._boost import by_match, half_gap, units, win_weights
+from shtopk._boost import by_match, half_gap, low_weights, units
 from shtopk._reorder import by_seed, ranks, reordered, value_of, whole_cotangent
 from shtopk._seeding import filled, permuted
 from shtopk._sharding import match_varying_axes
@@ -35,18 +35,18 @@ def round_count(n, k):
 
 
 def match(high, low, played, unit, boost):
-    """Win weights and survivors' scores `(h,)` of the matches `high` against `low`, `(h,)` both.
+    """The shares of `low` and the survivors' scores `(h,)` of the matches `high` against `low`, `(h,)` both.
 
-    Only the matches marked in `played` count. In the others `high` has no opponent: a bye, `w = 1` and the score
+    Only the matches marked in `played` count. In the others `high` has no opponent: a bye, a share of 0 and the score
     unchanged. An infinite or NaN score decides its match alone. The survivor's score is then `high`, because the sort
     puts infinities at the ends. `unit` is that of the round, from `units`.
     """
     contested = jnp.isfinite(half_gap(high, low)) & played
-    boosted = win_weights(boost, high, low, contested, unit)
+    boosted = low_weights(boost, high, low, contested, unit)
     unordered = jnp.isnan(high) | jnp.isnan(low)
-    outright = jnp.where(high == low, 0.5, jnp.where(unordered, jnp.nan, 1).astype(high.dtype))
-    w = jnp.where(played, jnp.where(contested, boosted, outright), 1)
-    return w, jnp.where(contested, _mixed(boosted, high, low), high)
+    outright = jnp.where(high == low, 0.5, jnp.where(unordered, jnp.nan, 0).astype(high.dtype))
+    share = jnp.where(played, jnp.where(contested, boosted, outright), 0)
+    return share, jnp.where(contested, _mixed(boosted, high, low), high)
 
 
 def _between(first, half, width):
@@ -58,26 +58,28 @@ def _between(first, half, width):
 
 
 @jax.custom_jvp
-def _mixed(w, high, low):
-    """The survivor's score, `w * high + (1 - w) * low`; a share within the rounding of `w` counts as 0.
+def _mixed(share, high, low):
+    """The survivor's score, `(1 - share) * high + share * low`.
 
-    Otherwise tiny shares of far-away losers would decide between winners that tie.
+    Within 4 eps of 0 or 1 a share counts as 0 or 1. Otherwise tiny shares of far-away losers would decide between
+    winners that tie.
     """
-    least = 4 * float(jnp.finfo(high.dtype).eps)
-    return jnp.where(1 - w <= least, high, jnp.where(w <= least, low, w * high + (1 - w) * low))
+    least, mixed = 4 * float(jnp.finfo(high.dtype).eps), (1 - share) * high + share * low
+    return jnp.where(share <= least, high, jnp.where(1 - share <= least, low, mixed))
 
 
 @_mixed.defjvp
 def _mixed_jvp(primals, tangents):
-    # d score = w dhigh + (1 - w) dlow + (high - low) dw. The gap of two finite scores may overflow, alone or times the
-    # cotangent from later rounds, and infinity times a saturated dw of 0 is NaN. So a wide gap is clipped, and counts
-    # as 0 where w is 0 or 1. Above 1e6 it is wide: the slope of a later round is at most 1e31 (1e301 in float64).
-    (w, high, low), (dw, dhigh, dlow) = primals, tangents
-    most = float(jnp.finfo(high.dtype).max)
-    half = jnp.clip(half_gap(high, low), -most / 16, most / 16)
-    decided = (jnp.abs(half) > 1e6) & (jnp.abs(w - 0.5) == 0.5)
+    # d score = (1 - share) dhigh + share dlow + (low - high) dshare. The gap of two finite scores may overflow, alone
+    # or times the cotangent from later rounds, and infinity times a dshare of 0 is NaN. So a wide gap is clipped, and
+    # counts as 0 where the share is 0 or 1 to a rounding. Above 1e6 it is wide: the slope of a later round is at most
+    # 1e31 (1e301 in float64).
+    (share, high, low), (dshare, dhigh, dlow) = primals, tangents
+    most, eps = float(jnp.finfo(high.dtype).max), float(jnp.finfo(high.dtype).eps)
+    half = jnp.clip(half_gap(low, high), -most / 16, most / 16)
+    decided = (jnp.abs(half) > 1e6) & (jnp.abs(share - 0.5) >= 0.5 - eps)
     gap = jnp.where(decided | jnp.isnan(half), 0, 2 * half)
-    return _mixed(w, high, low), w * dhigh + (1 - w) * dlow + gap * dw
+    return _mixed(share, high, low), dhigh + share * (dlow - dhigh) + gap * dshare
 
 
 def _computed_first(x):
@@ -104,17 +106,17 @@ def play(scores, live, above, k, boost, reseed):
             scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < live)
         byes = 2 * half - at_most(live, 2 * half)
         high, low = jnp.split(scores, 2)
-        won, scores = match(high, jnp.flip(low), _between(byes, half, half), unit[r], boost)
+        share, scores = match(high, jnp.flip(low), _between(byes, half, half), unit[r], boost)
         if not reseed:  # a sort separates the rounds by itself
-            won, scores = _computed_first((won, scores))
+            share, scores = _computed_first((share, scores))
         live = at_most(live, half)
-        played.append((won, order))
+        played.append((share, order))
 
     halves = halves[OPENING:]
-    scores, live, wins, orders = _loop_up(scores, unit[OPENING:], live, halves, boost, reseed)
-    weights, seats = _loop_down(jnp.ones_like(scores), halves, wins, orders)
-    for won, order in reversed(played):
-        weights, seats = _undone(weights, seats, won, order, won.shape[0], _joined)
+    scores, live, shares, orders = _loop_up(scores, unit[OPENING:], live, halves, boost, reseed)
+    weights, seats = _loop_down(jnp.ones_like(scores), halves, shares, orders)
+    for share, order in reversed(played):
+        weights, seats = _undone(weights, seats, share, order, share.shape[0], _joined)
 
     # A selection, not a product: no gradient from the payload of a missing row, not even NaN, passes here.
     seeds = lax.iota(jnp.int32, width) if seats is None else seats.entries
@@ -135,14 +137,14 @@ class Seats(NamedTuple):
     places: jax.Array
 
 
-def _undone(weights, seats, won, order, half, join):
+def _undone(weights, seats, share, order, half, join):
     """`weights` and `seats`, by place, one round earlier: each of `half` places becomes two.
 
-    `won` has the match weights of the round, and `order` its sort, or None. `join` puts the places of the better sides
-    and those of the other sides together.
+    `share` has those of the worse sides in the round, and `order` its sort, or None. `join` puts the places of the
+    better sides and those of the worse sides together.
     """
-    w = won if seats is None else reordered(won, *seats)
-    weights = join(weights * w, weights * (1 - w))
+    share = share if seats is None else reordered(share, *seats)
+    weights = join(weights * (1 - share), weights * share)
     if seats is None:
         return weights, None
     seats = Seats(*(join(x, 2 * half - 1 - x) for x in seats))
@@ -174,23 +176,23 @@ def _loop_up(scores, unit, live, halves, boost, reseed):
     if rounds == 0:
         return scores, live, None, orders
     live, halves = jnp.asarray(live, jnp.int32), jnp.asarray(halves, jnp.int32)
-    wins = jnp.zeros((rounds, width), scores.dtype)
+    shares = jnp.zeros((rounds, width), scores.dtype)
 
     def play_round(r, carry):
-        scores, live, wins, orders = carry
+        scores, live, shares, orders = carry
         half = halves[r]
         if reseed:
             scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < live)
             orders = orders.at[r].set(order)
         played = _between(2 * half - live, half, width)
-        won, scores = match(scores, _mirrored(scores, half), played, unit[r], boost)
-        return scores, jnp.minimum(live, half), wins.at[r].set(won), orders
+        share, scores = match(scores, _mirrored(scores, half), played, unit[r], boost)
+        return scores, jnp.minimum(live, half), shares.at[r].set(share), orders
 
-    live, halves, scores, wins, orders = match_varying_axes(live, halves, scores, wins, orders)
-    return lax.fori_loop(0, rounds, play_round, (scores, live, wins, orders), unroll=True)
+    live, halves, scores, shares, orders = match_varying_axes(live, halves, scores, shares, orders)
+    return lax.fori_loop(0, rounds, play_round, (scores, live, shares, orders), unroll=True)
 
 
-def _loop_down(weights, halves, wins, orders):
+def _loop_down(weights, halves, shares, orders):
     """Hand the slots' `weights` `(width,)` down through the rounds of `_loop_up`, last round first.
 
     Returns each place's weight `(width,)`, and the `Seats`, None if no round was sorted again.
@@ -201,14 +203,14 @@ def _loop_down(weights, halves, wins, orders):
         return weights, seats
 
     def undo_round(carry, played):
-        (weights, seats), (half, won, order) = carry, played
+        (weights, seats), (half, share, order) = carry, played
 
         def join(high, low):
             return jnp.where(entry < half, high, _mirrored(low, half))
 
-        return _undone(weights, seats, won, order, half, join), None
+        return _undone(weights, seats, share, order, half, join), None
 
-    played = jnp.asarray(halves, jnp.int32), wins, orders
+    played = jnp.asarray(halves, jnp.int32), shares, orders
     start, played = match_varying_axes((weights, seats), played)
     return lax.scan(undo_round, start, played, reverse=True, unroll=True)[0]
 
@@ -237,14 +239,14 @@ def play_traced_k(scores, live, above, k, boost, reseed):
         busy = r < rounds
         pairs = (seeds[half : 2 * half] < live) & busy
         ordered = boost if by_match(boost) else _in_order_of_seeds(boost, seeds[:half], places[:half])
-        won, scores = match(*jnp.split(scores, 2), pairs, unit[r], ordered)
+        share, scores = match(*jnp.split(scores, 2), pairs, unit[r], ordered)
         if not reseed:
-            won, scores = _computed_first((won, scores))
-        played.append((won, jnp.where(busy, 1 - won, 1), seats))
+            share, scores = _computed_first((share, scores))
+        played.append((1 - share, jnp.where(busy, share, 1), seats))
 
     weights = jnp.ones_like(scores)
-    for won, lost, seats in reversed(played):
-        weights = jnp.concatenate([weights * won, weights * lost])
+    for high, low, seats in reversed(played):
+        weights = jnp.concatenate([weights * high, weights * low])
         if seats is not None:
             weights = reordered(weights, seats.places, seats.entries)
     weights = reordered(_computed_first(weights), places, seeds)

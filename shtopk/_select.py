@@ -130,7 +130,7 @@ class Selection:
         those of the selection. The result `(...)`, float32 or float64, is the sum of the log weights, `log p = sum over
         i in indices of log m_i`. It is -inf for a subset that cannot be drawn: with two members of one slot, a row
         outside `where`, or an index that occurs twice. A surplus slot has probability 1. The gradient is finite, and 0
-        for a subset that cannot be drawn. Weights far below 1e-5 are rounded, see `log` of `topk_mask`.
+        for a subset that cannot be drawn.
 
         >>> s = select(jnp.array([0.0, 3.0, 1.0, 2.0]), 2, boost=lambda high, low, where: 0.75 * where)
         >>> jnp.exp(s.log_prob(jnp.array([[1, 3], [1, 0]]))).tolist()  # .75 * .75; 1 and 0 share a slot

@@ -148,12 +148,28 @@ def test_a_hard_mask_is_constant_in_scores_that_tie(scores, boost, x32):
     np.testing.assert_array_equal(mask, best / best.sum())
 
 
-def test_the_log_of_a_small_weight_is_that_of_a_rounded_one():
-    """A known limit: in float32 the weight of a loser is a multiple of 6e-8."""
+@pytest.mark.parametrize("k", [8, 7.5, jnp.int32(8)], ids=repr)
+def test_the_log_of_a_small_weight_keeps_its_digits(k):
+    """In float32, as near the end of a training: most logs are far below -17, that of a rounding of 1."""
+    scores = jax.random.normal(jax.random.key(0), (50, 64), jnp.float32)
+    log = [
+        np.asarray(shtopk.topk_mask(scores.astype(dtype), k, boost=shtopk.Scaled(17.0), log=True))
+        for dtype in ("float32", "float64")
+    ]
+    large = log[1] > -60
+    assert np.mean(log[1][large] < -17) > 0.3
+    np.testing.assert_allclose(log[0][large], log[1][large], atol=1e-4)
+
+
+def test_the_log_of_ones_own_small_weight_is_rounded():
+    """A known limit: a boost returns the weight of the winner, so in float32 the rest is a multiple of 6e-8."""
+
+    def own(high, low, where):
+        return jax.nn.sigmoid(high - low)
 
     def log(gap):
-        mask = shtopk.topk_mask(jnp.array([0, -gap], jnp.float32), 1, boost=shtopk.Scaled(1.0), log=True)
-        return float(mask[1])
+        scores = jnp.array([0, -gap], jnp.float32)
+        return float(shtopk.topk_mask(scores, 1, boost=own, log=True)[1])
 
     assert abs(log(10.0) + 10) < 1e-2
     assert 0.01 < abs(log(15.0) + 15) < 0.5

@@ -16,6 +16,7 @@ FREE = {
 }  # fmt: skip
 _HEAD = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .* \{")
 _INSTRUCTION = re.compile(r"(?:ROOT )?%?[\w.\-]+ = .*? (?P<op>[\w\-]+)\(")
+_GATHER = re.compile(r" = [a-z]+\d*\[(?P<shape>[\d,]*)\]\S* gather\(")
 _OPERAND = re.compile(r"[a-z]+(?P<bits>\d+)\[(?P<shape>[\d,]+)\]")
 
 
@@ -41,17 +42,23 @@ def count(text):
     return _count(computations, entry)
 
 
-def gathering(text):
-    """The instructions in the largest kernel that gathers, 0 if none does.
+def gathering(text, least):
+    """The instructions in the largest kernel that gathers `least` elements or more, 0 if none does.
 
     A kernel computes the operands of a gather again for each element that it gathers, along diverging paths, so a large
     kernel of this kind is slow.
     """
     computations, _ = _computations(text)
     return max(
-        (len(lines) for lines in computations.values() if any(" gather(" in line for line in lines)),
+        (len(lines) for lines in computations.values() if any(_gathered(x) >= least for x in lines)),
         default=0,
     )
+
+
+def _gathered(line):
+    """The number of elements that an instruction gathers."""
+    found = _GATHER.search(line)
+    return math.prod(int(size) for size in found["shape"].split(",") if size) if found else 0
 
 
 def _computations(text):

@@ -65,7 +65,7 @@ def figures(target, sharding, way, mode, batch, n, k, d):
     moved = (compiled.cost_analysis() or {}).get("bytes accessed")
     text = compiled.as_text()
     return asdict(count(text)) | {
-        "gathering": gathering(text),
+        "gathering": gathering(text, batch * n),
         "temporary": rounded(compiled.memory_analysis().temp_size_in_bytes / size, 3),
         "moved": None if moved is None else rounded(moved / size, 3),
         "trace_seconds": rounded(middle - started, 3),
