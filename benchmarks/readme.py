@@ -70,15 +70,19 @@ def kernels():
     rows = [
         row for row in read("gpu-profiled")["rows"] if (row["n"], row["k"], row["mode"]) == (n, k, "gradient")
     ]
-    busy = {row["way"]: row["busy_ms"] for row in rows}
-    port, gated = (summary.times(busy["default"] / busy[way]) for way in ("plain port", "gated lax.top_k"))
+    busy, started = ({row["way"]: row[name] for row in rows} for name in ("busy_ms", "kernels"))
     cells = [row for row in read("gpu-pytorch")["rows"] if (row["n"], row["k"]) == (n, k)]
     ((torch, _),) = summary.ratios(cells, summary.OURS, "PyTorch, compiled", summary.STEP)
+
+    def beside(way):
+        return f"{summary.times(busy['default'] / busy[way])} than the {way} ({started[way]:.0f})"
+
     return (
         f"\nThe GPU columns include the host's time. So measured, a step at n = {n} and k = {k} is "
         f"{summary.times(torch)} than Algorithm 2\ncompiled by PyTorch. In kernels alone the step takes "
-        f"{summary.two_digits(busy['default'])} ms, {port} than the plain port and {gated} than the gated top k."
-    )
+        f"{summary.two_digits(busy['default'])} ms ({started['default']:.0f} kernels), "
+        f"{beside('plain port')} and {beside('gated lax.top_k')}."
+    ).replace("gated lax.top_k", "gated top k")
 
 
 def learning():

@@ -3,6 +3,8 @@
 Each boost here is a pytree whose leaves are its numbers, so new numbers compile nothing.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -257,13 +259,13 @@ def _relative_unit(boost, ranked, half, first, count):
     quantile = jnp.clip(_checks.number("Relative.quantile", boost.quantile, ranked.dtype), 0, 1)
     position = (1 - quantile) * (count - 1).astype(ranked.dtype)
     depth = jnp.floor(position).astype(jnp.int32)
-    least, narrow, wide = gap(last), gap(last - depth), gap(jnp.maximum(last - depth - 1, first))
-    narrow = jnp.where(narrow < jnp.inf, narrow, least)  # the gaps of infinite scores are the widest
-    outlying = ((narrow > 0) & (wide > _ABYSS * narrow)) | ~(wide < jnp.inf)
+    least, narrower, wider = gap(last), gap(last - depth), gap(jnp.maximum(last - depth - 1, first))
+    narrower = jnp.where(narrower < jnp.inf, narrower, least)  # the gaps of infinite scores are the widest
+    outlying = ((narrower > 0) & (wider > _ABYSS * narrower)) | ~(wider < jnp.inf)
     part = jnp.where(outlying, 0, position - jnp.floor(position))
-    unit = jnp.where(part > 0, (1 - part) * narrow + part * wide, narrow)
+    unit = jnp.where(part > 0, (1 - part) * narrower + part * wider, narrower)
 
     best, upper, middle = (score(first + entry) for entry in (0, count // 8, count // 2))
     spread = jnp.abs(half_gap(jnp.where(upper == middle, best, upper), middle))
-    unit = jnp.where((spread > 0) & (wide > _CLUSTERS * spread), spread, unit)
+    unit = jnp.where((spread > 0) & (wider > _CLUSTERS * spread), spread, unit)
     return jnp.where(unit < jnp.inf, unit, float(jnp.finfo(ranked.dtype).max))

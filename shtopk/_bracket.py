@@ -18,11 +18,11 @@ from shtopk._seeding import filled, permuted
 class Bracket(NamedTuple):
     """The tournament of one row of scores, by place in the bracket.
 
-    `slots` `(k,)`, the scores of the slots; `weights` `(k * M,)`; `indices` `(k * M,)`, the candidate in each place, in
-    that of a bye its opponent of the first round; `places` `(n,)`, k * M for a candidate that does not enter.
+    `slot_scores` `(k,)`; `weights` `(k * M,)`; `indices` `(k * M,)`, the candidate in each place, in that of a bye its
+    opponent of the first round; `places` `(n,)`, k * M for a candidate that does not enter.
     """
 
-    slots: jax.Array
+    slot_scores: jax.Array
     weights: jax.Array
     indices: jax.Array
     places: jax.Array
@@ -30,20 +30,22 @@ class Bracket(NamedTuple):
 
 def bracket(entry, n, boost, k, reseed, candidates):
     """The `Bracket` of one row, of which the e best candidates of `entry` enter."""
-    ranked, live, above, order, rank = seeded(entry, n, candidates)
+    ranked, count, above, order, rank = seeded(entry, n, candidates)
     entrants = ranked.shape[0]
     rounds = _rounds.round_count(entrants, k)
     width = k << rounds
-    own = centred(boost, ranked, _rounds.at_most(live, k) - 1)
-    slots, weights, seeds = _rounds.play(jnp.pad(own, (0, width - entrants)), live, above, k, boost, reseed)
-    slots = _moved_back(slots, own[:k], ranked[:k])
+    own = centred(boost, ranked, _rounds.at_most(count, k) - 1)
+    slot_scores, weights, seeds = _rounds.play(
+        jnp.pad(own, (0, width - entrants)), count, above, k, boost, reseed
+    )
+    slot_scores = _moved_back(slot_scores, own[:k], ranked[:k])
 
     # Seeds from e on are byes. A candidate that does not enter has rank e, which is k * M where there are no byes.
     indices = jnp.concatenate([order, jnp.flip(order[: width - entrants])])
     places = rank if entrants == width else jnp.where(rank < entrants, rank, width)
     if reseed and rounds > 1:
         indices, places = permuted(indices, seeds), filled(ranks(seeds, width), places, width)
-    return Bracket(slots, weights, indices, places)
+    return Bracket(slot_scores, weights, indices, places)
 
 
 def seeded(entry, n, candidates):
@@ -58,17 +60,17 @@ def seeded(entry, n, candidates):
     above = jnp.sum(above if where is None else above & where, dtype=jnp.int32)
     ranked, order, rank = by_seed(scores, where, candidates)
     ranked, entrants = whole_cotangent(ranked), order.shape[0]
-    live = entrants if where is None else jnp.minimum(jnp.sum(where, dtype=jnp.int32), entrants)
+    count = entrants if where is None else jnp.minimum(jnp.sum(where, dtype=jnp.int32), entrants)
     if indices is not None:
         order = permuted(indices, order)
         rank = ranks(order, n)
-    return ranked, live, jnp.minimum(above, entrants), order, rank
+    return ranked, count, jnp.minimum(above, entrants), order, rank
 
 
-def _moved_back(slots, centred, ranked):
-    """The scores of the `slots` `(k,)`, moved as far as the best seeds are from `centred` to `ranked`, both `(k,)`.
+def _moved_back(slot_scores, centred, ranked):
+    """`slot_scores` `(k,)`, moved as far as the best seeds are from `centred` to `ranked`, both `(k,)`.
 
     A slot whose best seed wins outright gets the score of this seed, without a rounding.
     """
     centred, ranked = lax.stop_gradient((centred, ranked))
-    return jnp.where(centred == ranked, slots, slots - centred + ranked)
+    return jnp.where(centred == ranked, slot_scores, slot_scores - centred + ranked)

@@ -82,10 +82,14 @@ def embeddings(tree, lead, *, axis="n", name="embeddings", any_dtype=False):
         label = name + jax.tree_util.keystr(path)
         value = _array(label, value)
         if not any_dtype and not jnp.issubdtype(value.dtype, jnp.floating):
-            raise TypeError(
-                f"{label} must be floating point, got dtype {value.dtype}, which cannot be averaged; gather such "
-                f"rows by the result's indices (TopK.indices), or cast with {label}.astype(jnp.float32)"
+            remedy = (
+                f"pass {label}.real and {label}.imag"
+                if jnp.iscomplexobj(value)
+                else (
+                    f"gather such rows by the result's indices (TopK.indices), or cast with {label}.astype(jnp.float32)"
+                )
             )
+            raise TypeError(f"{label} must be floating point, got dtype {value.dtype}; {remedy}")
         own = value.shape[: len(lead)]
         fits = len(own) == len(lead) and all(x in (1, y) for x, y in zip(own, lead, strict=True))
         if not fits or own[-1] != lead[-1]:

@@ -1,5 +1,7 @@
 """Algorithm 1: the iterative baseline, k peaked softmaxes over all n scores."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import jax
@@ -99,8 +101,10 @@ def _iterative_row(embeddings, scores, where, alpha, k, normalizer):
 
     # Rows of weight 0 do not count: 0 * inf is NaN.
     parts = weights * jnp.where((weights == 0) | ~everyone[None], 0, v[None])
-    slots = jnp.where(live, jnp.sum(parts, axis=-1), -jnp.inf)
-    return TopK(jax.tree.map(pool, embeddings), narrowed(slots, scores.dtype), jnp.where(live, winners, n))
+    slot_scores = jnp.where(live, jnp.sum(parts, axis=-1), -jnp.inf)
+    return TopK(
+        jax.tree.map(pool, embeddings), narrowed(slot_scores, scores.dtype), jnp.where(live, winners, n)
+    )
 
 
 def _peaked_softmax(v, left, winner, alpha, normalizer):

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from shtopk._sharding import split_alike
+from shtopk._sharding import match_sharding
 
 Function = TypeVar("Function", bound=Callable)
 
@@ -44,7 +44,7 @@ def over_axis(f):
     """`f(*arrays)` mapped over one leading axis; an array of size 1 there is shared by the others."""
 
     def mapped(*arrays):
-        arrays = split_alike(arrays)
+        arrays = match_sharding(arrays)
         shared = jax.tree.map(lambda x: x.shape[0] == 1, arrays)
         if all(jax.tree.leaves(shared)) or not any(jax.tree.leaves(shared)):
             return jax.vmap(f)(*arrays)

@@ -1,5 +1,7 @@
 """The soft mask over the candidates, for a k that may be traced or real."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 
@@ -107,25 +109,25 @@ def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, devic
     """`topk_mask` for a traced k `()`."""
     n = scores.shape[-1] * devices.size
     most = candidates or n
-    slots = _in_range(k, most)
+    k = _in_range(k, most)
 
     def row(scores, where):
-        ranked, live, above, order, rank = seeded(devices.enter(scores, where, most), n, most)
+        ranked, count, above, order, rank = seeded(devices.enter(scores, where, most), n, most)
 
         def mask(k):
-            own = centred(boost, ranked, jnp.minimum(k, live) - 1)
-            weights = _rounds.play_traced_k(own, live, above, k, boost, reseed)
+            own = centred(boost, ranked, jnp.minimum(k, count) - 1)
+            weights = _rounds.play_traced_k(own, count, above, k, boost, reseed)
             return devices.part(reordered(weights, rank, order))
 
         if jnp.issubdtype(k.dtype, jnp.integer):
-            out = mask(jnp.maximum(slots, 1))
+            out = mask(jnp.maximum(k, 1))
         else:
             # At k = n, interpolate between n - 1 and n, so that the derivative in k is that from below.
-            low = jnp.clip(slots.astype(jnp.int32), 1, max(1, most - 1))
-            part = (slots - low.astype(slots.dtype)).astype(accumulation_dtype(scores.dtype))
+            low = jnp.clip(k.astype(jnp.int32), 1, max(1, most - 1))
+            part = (k - low.astype(k.dtype)).astype(accumulation_dtype(scores.dtype))
             lower, upper = jax.vmap(mask)(jnp.stack([low, jnp.minimum(low + 1, most)]))
             out = _weighed(1 - part, lower) + _weighed(part, upper)
-        out *= jnp.where(slots > 0, 1, jnp.nan).astype(out.dtype)  # NaN in the gradient, too
+        out *= jnp.where(k > 0, 1, jnp.nan).astype(out.dtype)  # NaN in the gradient, too
         return narrowed(log_weight(out) if log else out, scores.dtype)
 
     return over_rows(row, scores.ndim - 1)(scores, where)

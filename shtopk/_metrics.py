@@ -1,5 +1,7 @@
 """How close a soft selection comes to the hard one."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from jax import lax

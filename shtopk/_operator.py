@@ -1,5 +1,7 @@
 """topk and hard_topk: check, select, pool."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from typing import Any, Generic, NamedTuple
 
@@ -65,7 +67,7 @@ def topk(
       embeddings: `(..., n, *features)` floating, or a pytree of such arrays. The leading axes are those of `scores`; an
         axis of size 1 is shared by all rows of scores.
       scores: `(..., n)` floating, larger is better. Ties go to the lower index, and share a match between them evenly.
-        NaN ranks first, and its slot is NaN.
+        NaN ranks first. The score of its slot is NaN, and so is the row if the NaN plays a match.
       k: static int, `1 <= k <= n`.
       boost: sets the weight of the better side of each match (see `Boost`): `Relative`, which does not depend on the
         scale of the scores, `Scaled`, `Power`, or your own function. If the boost is a pytree, its numbers are
@@ -195,8 +197,10 @@ def _topk(
     if draw is not None:  # the score of a slot moves as its row does
         # An infinite score of weight 0 is left out, because 0 times infinity is NaN in the backward pass.
         unread = jnp.isinf(lax.stop_gradient(scores)) & (row_weights(selection) == 0)
-        slots = devices.total(sums(selection, jnp.where(unread, 0, scores)))
-        soft = soft._replace(scores=jnp.where(soft.indices < selection.n, slots, lowest(slots.dtype)))
+        slot_scores = devices.total(sums(selection, jnp.where(unread, 0, scores)))
+        soft = soft._replace(
+            scores=jnp.where(soft.indices < selection.n, slot_scores, lowest(slot_scores.dtype))
+        )
     pooled = jax.tree.map(lambda x, like: x.astype(like.dtype), pooled, embeddings)
     return TopK(pooled, *devices.replicate((soft.scores.astype(scores.dtype), soft.indices)))
 
@@ -249,5 +253,7 @@ def _straight_through(hard, soft, selection):
     k, members = selection.indices.shape
     # A row that is missing (index n) gets the last slot, which is then surplus.
     slot = filled(selection.places, hard.indices, (k - 1) * members) // members
-    rows, slots = jax.tree.map(lambda x, like: value_of(x.astype(like.dtype), like[slot]), hard[:2], soft[:2])
-    return TopK(rows, slots, hard.indices)
+    rows, scores = jax.tree.map(
+        lambda x, like: value_of(x.astype(like.dtype), like[slot]), hard[:2], soft[:2]
+    )
+    return TopK(rows, scores, hard.indices)

@@ -32,7 +32,7 @@ from shtopk._jit import implementation, over_axis
 from shtopk._precision import accumulation_dtype
 from shtopk._reorder import one_long_row
 from shtopk._seeding import filled
-from shtopk._sharding import match_varying_axes, split_alike, xla_splits
+from shtopk._sharding import match_sharding, match_varying_axes, xla_splits
 
 # XLA fuses gathers into a sum of terms at the speed of memory, but not into a reduction. So sums are taken in two
 # steps: this many terms at a time in one fused kernel, then the partial sums. (As measured on CPU; compiled for an
@@ -63,7 +63,7 @@ def dots(members, payload, slots):
 def _bind(primitive, members, x, y, dtype):
     """`members` is the pair of `indices` `(..., k, M)` and `places` `(..., n)`."""
     operands = match_varying_axes(*members, x, y)
-    return primitive.bind(*split_alike(operands, y.ndim - 2), dtype=dtype)
+    return primitive.bind(*match_sharding(operands, y.ndim - 2), dtype=dtype)
 
 
 def _take(rows, index):
@@ -115,12 +115,12 @@ def _pool_rows(indices, places, weights, payload, *, dtype, materialize, add_up,
 
     (A `where` instead of the bit mask becomes a branch on CPU, and takes a quarter longer.)
     """
-    (slots, members), sums = indices.shape, accumulation_dtype(weights.dtype, payload.dtype)
+    (k, members), sums = indices.shape, accumulation_dtype(weights.dtype, payload.dtype)
     bits = jnp.dtype(f"int{8 * sums.itemsize}")
     together = math.gcd(members, _TERMS)
 
-    def by_term(x):  # (together, slots, members / together)
-        return jnp.moveaxis(x.reshape(slots, members // together, together), -1, 0)
+    def by_term(x):  # (together, k, members / together)
+        return jnp.moveaxis(x.reshape(k, members // together, together), -1, 0)
 
     # A barrier, because a GPU would otherwise slice each term in a kernel of its own.
     indices_of, weight_of = lax.optimization_barrier((by_term(indices), by_term(weights.astype(sums))))
@@ -137,9 +137,9 @@ def _pool_rows(indices, places, weights, payload, *, dtype, materialize, add_up,
     return materialize(add_up(parts).astype(dtype), indices)
 
 
-def _row_slots(places, slots, members):
+def _row_slots(places, k, members):
     """The slot of each row `(n,)`; an arbitrary slot for a row that is in none."""
-    return jnp.minimum(places // members, slots - 1)
+    return jnp.minimum(places // members, k - 1)
 
 
 def _spread_rows(indices, places, weights, slots, *, dtype, materialize):
@@ -294,8 +294,16 @@ def _transpose(wrt_x, wrt_y):
 
 
 def _sum_to(x, shape):
-    axes = [i for i, (have, want) in enumerate(zip(x.shape, shape, strict=True)) if have != want]
-    return jnp.sum(x, axes, keepdims=True) if axes else x
+    """`x` summed over the axes that have size 1 in `shape`, for an operand that other rows of scores share."""
+    for axis in [i for i, (have, want) in enumerate(zip(x.shape, shape, strict=True)) if have != want]:
+        size = x.shape[axis]
+        if (
+            isinstance(size, int) and size <= _TERMS
+        ):  # on CPU 5 times faster than a reduction of 8 x 2048 x 512
+            x = reduce(add, (lax.slice_in_dim(x, i, i + 1, axis=axis) for i in range(size)))
+        else:
+            x = jnp.sum(x, axis, keepdims=True)
+    return x
 
 
 # pool(w, E): in w, G -> dots(E, G); in E, G -> spread(w, G). The others in the same way.

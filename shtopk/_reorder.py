@@ -19,12 +19,12 @@ from shtopk._sharding import match_varying_axes, xla_splits
 _MOST_ENTRIES = 2**31 - 1  # int32's limit
 
 
-def by_seed(scores, live=None, best=None):
+def by_seed(scores, where=None, best=None):
     """`scores` `(n,)` by seed, `(best,)` in float32 at least; their indices `(best,)`; each candidate's seed `(n,)`.
 
     See `seed_order`. The seed of a candidate that is not among the best is `best`.
     """
-    order, ranked = seed_order(scores, live, best)
+    order, ranked = seed_order(scores, where, best)
     rank = ranks(order, scores.shape[0])
     # The sort has the scores in order as well: only their derivative is gathered.
     ranked = value_of(ranked, reordered(scores.astype(ranked.dtype), order, rank))

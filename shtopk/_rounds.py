@@ -91,29 +91,29 @@ def _computed_first(x):
     return value_of(lax.optimization_barrier(lax.stop_gradient(x)), x)
 
 
-def play(scores, live, above, k, boost, reseed):
-    """Bring `scores` `(k * 2**R,)`, of which the first `live` count and `above` are above -inf, down to k slots.
+def play(scores, count, above, k, boost, reseed):
+    """Bring `scores` `(k * 2**R,)`, of which `count` take part and `above` are above -inf, down to k slots.
 
     Returns the scores of the slots `(k,)`, and for each place in the bracket `(k * 2**R,)` its weight and its seed. If
     no round sorts again, the seed of a place is its position.
     """
-    width, entrants, played = scores.shape[0], live, []
+    width, entrants, played = scores.shape[0], count, []
     halves = [width >> r for r in range(1, round_count(width, k) + 1)]
     unit = units(boost, scores, halves, above)
     for r, half in enumerate(halves[:OPENING]):
         order = None
         if reseed and r:
-            scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < live)
-        byes = 2 * half - at_most(live, 2 * half)
+            scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < count)
+        byes = 2 * half - at_most(count, 2 * half)
         high, low = jnp.split(scores, 2)
         share, scores = match(high, jnp.flip(low), _between(byes, half, half), unit[r], boost)
         if not reseed:  # a sort separates the rounds by itself
             share, scores = _computed_first((share, scores))
-        live = at_most(live, half)
+        count = at_most(count, half)
         played.append((share, order))
 
     halves = halves[OPENING:]
-    scores, live, shares, orders = _loop_up(scores, unit[OPENING:], live, halves, boost, reseed)
+    scores, count, shares, orders = _loop_up(scores, unit[OPENING:], count, halves, boost, reseed)
     weights, seats = _loop_down(jnp.ones_like(scores), halves, shares, orders)
     for share, order in reversed(played):
         weights, seats = _undone(weights, seats, share, order, share.shape[0], _joined)
@@ -123,8 +123,8 @@ def play(scores, live, above, k, boost, reseed):
     weights = jnp.where(seeds < entrants, weights, 0)
     if not reseed and width > MANY * k:
         weights = _computed_first(weights)
-    slots = jnp.where(lax.iota(jnp.int32, k) < live, scores[:k], -jnp.inf)
-    return slots, weights, seeds
+    slot_scores = jnp.where(lax.iota(jnp.int32, k) < count, scores[:k], -jnp.inf)
+    return slot_scores, weights, seeds
 
 
 class Seats(NamedTuple):
@@ -164,32 +164,31 @@ def at_most(x, most):
     return min(x, most) if isinstance(x, int) else jnp.minimum(x, most)
 
 
-def _loop_up(scores, unit, live, halves, boost, reseed):
-    """The rounds of a `lax.fori_loop`: `scores` `(width,)` is a carry whose first `live` entries count.
+def _loop_up(scores, unit, count, halves, boost, reseed):
+    """The rounds of a `lax.fori_loop`: `scores` `(width,)` is a carry whose first `count` entries take part.
 
     `halves` holds each round's number of survivors h, and `unit` `(rounds,)` its unit. Entry i < h plays entry
-    2h - 1 - i, if there is one. Returns the scores, the number of live entries, and the weights and order of each round
-    `(rounds, width)`.
+    2h - 1 - i, if there is one. Returns the scores, their count, and each round's shares and order `(rounds, width)`.
     """
     rounds, width = len(halves), scores.shape[0]
     orders = jnp.zeros((rounds, width), jnp.int32) if reseed else None
     if rounds == 0:
-        return scores, live, None, orders
-    live, halves = jnp.asarray(live, jnp.int32), jnp.asarray(halves, jnp.int32)
+        return scores, count, None, orders
+    count, halves = jnp.asarray(count, jnp.int32), jnp.asarray(halves, jnp.int32)
     shares = jnp.zeros((rounds, width), scores.dtype)
 
     def play_round(r, carry):
-        scores, live, shares, orders = carry
+        scores, count, shares, orders = carry
         half = halves[r]
         if reseed:
-            scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < live)
+            scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < count)
             orders = orders.at[r].set(order)
-        played = _between(2 * half - live, half, width)
+        played = _between(2 * half - count, half, width)
         share, scores = match(scores, _mirrored(scores, half), played, unit[r], boost)
-        return scores, jnp.minimum(live, half), shares.at[r].set(share), orders
+        return scores, jnp.minimum(count, half), shares.at[r].set(share), orders
 
-    live, halves, scores, shares, orders = match_varying_axes(live, halves, scores, shares, orders)
-    return lax.fori_loop(0, rounds, play_round, (scores, live, shares, orders), unroll=True)
+    count, halves, scores, shares, orders = match_varying_axes(count, halves, scores, shares, orders)
+    return lax.fori_loop(0, rounds, play_round, (scores, count, shares, orders), unroll=True)
 
 
 def _loop_down(weights, halves, shares, orders):
@@ -222,7 +221,7 @@ def _mirrored(x, half):
     return lax.dynamic_slice_in_dim(padded, 2 * (width - half), width)
 
 
-def play_traced_k(scores, live, above, k, boost, reseed):
+def play_traced_k(scores, count, above, k, boost, reseed):
     """The weights `(n,)` of `scores` `(n,)`, best seed first, as for `play`, for a traced k, 1 to n.
 
     The widths of the rounds are those of k = 1, and rounds after the last are idle.
@@ -235,9 +234,9 @@ def play_traced_k(scores, live, above, k, boost, reseed):
     for r in range(most):
         half, seats = scores.shape[0] // 2, None
         if reseed and r:
-            scores, seats = _seated_again(scores, live, seeds[: 2 * half], places[: 2 * half])
+            scores, seats = _seated_again(scores, count, seeds[: 2 * half], places[: 2 * half])
         busy = r < rounds
-        pairs = (seeds[half : 2 * half] < live) & busy
+        pairs = (seeds[half : 2 * half] < count) & busy
         ordered = boost if by_match(boost) else _in_order_of_seeds(boost, seeds[:half], places[:half])
         share, scores = match(*jnp.split(scores, 2), pairs, unit[r], ordered)
         if not reseed:
@@ -250,7 +249,7 @@ def play_traced_k(scores, live, above, k, boost, reseed):
         if seats is not None:
             weights = reordered(weights, seats.places, seats.entries)
     weights = reordered(_computed_first(weights), places, seeds)
-    return jnp.where(lax.iota(jnp.int32, n) < live, weights, 0)
+    return jnp.where(lax.iota(jnp.int32, n) < count, weights, 0)
 
 
 def _by_slot(n, k, width):
@@ -269,13 +268,13 @@ def _by_slot(n, k, width):
     return places, ranks(places, width), rounds
 
 
-def _seated_again(scores, live, seeds, places):
+def _seated_again(scores, count, seeds, places):
     """The survivors' `scores` `(width,)`, by place, sorted and seated as new seeds; and their `Seats`.
 
     They are sorted in the order of their old seeds, so that ties go to the better seed.
     """
     width, seed = seeds.shape[0], lax.iota(jnp.int32, places.shape[0])
-    ranked, order, rank = by_seed(reordered(scores, places, seeds), (seed < live) & (places < width))
+    ranked, order, rank = by_seed(reordered(scores, places, seeds), (seed < count) & (places < width))
     seats = Seats(*(filled(permuted(places, x), seeds, width) for x in (order, rank)))
     return reordered(ranked, seeds, places), seats
 

@@ -20,20 +20,20 @@ def _canonical(scores):
     return jnp.where(jnp.isnan(scores), jnp.full_like(scores, jnp.nan), scores)
 
 
-def _sort(scores, live):
-    """The indices `(n,)` of `scores` `(n,)` from best to worst, rows not `live` last, and the scores in that order.
+def _sort(scores, where):
+    """The indices `(n,)` of `scores` `(n,)` from best to worst, rows outside `where` last; the scores in that order.
 
     The bits of a float, read as an integer, are in the order of the floats once the negative ones are reversed.
-    Integers leave room for a key below every score, -inf included, for the rows that are not live. A sorted key gives
-    its score back without a gather. A row that is not live gives 0.
+    Integers leave room for a key below every score, -inf included, for the rows outside `where`. A sorted key gives
+    its score back without a gather. A row outside `where` gives 0.
     """
     bits_dtype = jnp.dtype(f"int{8 * scores.dtype.itemsize}")
     dead = jnp.iinfo(bits_dtype).max
     bits = lax.bitcast_convert_type(_canonical(scores), bits_dtype)
-    key = ~_ordered(bits) if live is None else jnp.where(live, ~_ordered(bits), dead)
+    key = ~_ordered(bits) if where is None else jnp.where(where, ~_ordered(bits), dead)
     index = lax.iota(jnp.int32, scores.shape[0])
     key, order = _sort_pairs(key, index)
-    bits = _ordered(~key) if live is None else jnp.where(key == dead, 0, _ordered(~key))
+    bits = _ordered(~key) if where is None else jnp.where(key == dead, 0, _ordered(~key))
     return order, lax.bitcast_convert_type(bits, scores.dtype)
 
 
@@ -66,21 +66,21 @@ def _sort_pairs(key, index):
 # they carry no tangent. `_reorder.by_seed` differentiates the sorted scores.
 _permutation = jax.custom_vjp(_sort)
 _permutation.defvjp(
-    lambda scores, live: (_sort(scores, live), scores),
+    lambda scores, where: (_sort(scores, where), scores),
     lambda scores, _: (jnp.zeros_like(scores), None),
 )
 
 
-def seed_order(scores, live=None, best=None):
+def seed_order(scores, where=None, best=None):
     """The candidates' indices by seed, `(n,)` scores to `(best,)` int32, and their scores `(best,)`, as constants.
 
     Seed 0 has the best score. Ties go to the lower index, and NaN ranks above inf, as for `lax.top_k`. -0.0 ties with
-    0.0. Rows where `live`, `(n,)` boolean, is False come last. `best=None` stands for all n. The scores are in
-    float32 at least.
+    0.0. Rows outside `where`, `(n,)` boolean, come last. `best=None` stands for all n. The scores are in float32 at
+    least.
     """
     scores = lax.stop_gradient(scores).astype(accumulation_dtype(scores.dtype))
-    if best is None or best == scores.shape[0] or live is not None:
-        order, ranked = _permutation(scores, live)
+    if best is None or best == scores.shape[0] or where is not None:
+        order, ranked = _permutation(scores, where)
         return order[:best], ranked[:best]
     # Gather the scores instead of reading the values of `top_k`. If anything reads those values, XLA on CPU sorts all n
     # in place of its top k, 17 times slower at n = 16384 (seen in JAX 0.12).

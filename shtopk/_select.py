@@ -1,5 +1,7 @@
 """The selection: the members of each slot and their weights."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -346,13 +348,13 @@ def tournament(scores, where, boost, k, reseed, candidates, devices):
 
     def row(scores, where):
         entry = devices.enter(scores, where, candidates)
-        slots, weights, indices, places = bracket(entry, n, boost, k, reseed, candidates)
+        slot_scores, weights, indices, places = bracket(entry, n, boost, k, reseed, candidates)
         members = weights.shape[0] // k
         block, slot = _rounds.block_and_slot(places, k)
         places = jnp.where(places < k * members, slot * members + block, k * members)
         indices, weights = _snake(indices, k), _snake(weights, k)
-        slots = narrowed(slots, scores.dtype)
-        return Selection(indices, weights, slots, places, n, devices.axis_name), entry
+        slot_scores = narrowed(slot_scores, scores.dtype)
+        return Selection(indices, weights, slot_scores, places, n, devices.axis_name), entry
 
     return over_rows(row, scores.ndim - 1)(scores, where)
 

@@ -252,7 +252,7 @@ def match_varying_axes(*tree):
     return jax.tree.map(like_all, tree, jax.tree.unflatten(jax.tree.structure(tree), zeros))
 
 
-def split_alike(tree, axes=1):
+def match_sharding(tree, axes=1):
     """The arrays of `tree`, their first `axes` axes split over a mesh as those of one of them are by its type.
 
     This is for meshes with explicit axes, where operations refuse arrays that are split differently. Beside an axis

@@ -1,5 +1,7 @@
 """From soft to sharp: scores and boost for a training step."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax

@@ -133,7 +133,8 @@ def test_scores_of_a_wrong_kind_are_refused_by_name(function):
 @pytest.mark.parametrize("function", WITH_PAYLOAD)
 def test_embeddings_that_do_not_fit_are_refused_by_name(function):
     for dtype in () if function is shtopk.hard_topk else (int, complex):
-        with refused(TypeError, "must be floating point", np.dtype(dtype).name, "indices", "astype"):
+        remedy = ["embeddings.real", "embeddings.imag"] if dtype is complex else ["indices", "astype"]
+        with refused(TypeError, "must be floating point", np.dtype(dtype).name, *remedy):
             function(E.astype(dtype), V, 2)
     if function is not shtopk.hard_topk:
         with refused(TypeError, "embeddings['ids'] must be", "cast with embeddings['ids'].astype"):

@@ -1,5 +1,6 @@
 """What an editor is told of a call: `assert_type` is read by pyright, and does nothing when it runs."""
 
+import inspect
 from typing import assert_type
 
 import jax
@@ -36,3 +37,12 @@ def test_a_boost_is_a_callable_of_three_arrays():
     for boost in boosts:
         assert_type(shtopk.topk_mask(V, 2, boost=boost), jax.Array)
     assert_type(shtopk.topk_mask(V, 2, boost=lambda high, low, where: jnp.where(where, 0.75, 0.5)), jax.Array)
+
+
+def test_signatures_print_short():
+    """Names of types: the type that `ArrayLike` stands for would print as a line of its own."""
+    for name in shtopk.__all__:
+        assert "Union" not in str(inspect.signature(getattr(shtopk, name)))
+    assert str(inspect.signature(shtopk.nccs)) == (
+        "(reference: 'ArrayLike', approximation: 'ArrayLike') -> 'jax.Array'"
+    )
