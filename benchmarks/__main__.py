@@ -8,6 +8,7 @@ BENCHMARKS = {
     "frontier": "quality against the reach of the gradient: where the default boost's numbers come from",
     "speed": "time, compile time and memory, beside the limits and the peers, over the paper's Figure 1",
     "learning": "what models learn through it and its peers: score at hard evaluation, recall, steps, failures",
+    "experts": "time and memory of experts that choose their tokens, beside lax.top_k with a scatter",
     "compiled": "kernels started and memory on a GPU or a TPU that is not there, from what is compiled for it",
     "profiled": "kernels started on the GPU of this machine and their time, beside the peers",
     "pytorch": "time of the operator beside Algorithm 2 in PyTorch, on the GPU of this machine",

@@ -23,6 +23,7 @@ import math
 from functools import partial, reduce
 from operator import add
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
@@ -32,7 +33,7 @@ from shtopk._jit import implementation, over_axis
 from shtopk._precision import accumulation_dtype
 from shtopk._reorder import one_long_row
 from shtopk._seeding import filled
-from shtopk._sharding import match_sharding, match_varying_axes, xla_splits
+from shtopk._sharding import is_split, match_sharding, match_varying_axes, xla_splits
 
 # XLA fuses gathers into a sum of terms at the speed of memory, but not into a reduction. So sums are taken in two
 # steps: this many terms at a time in one fused kernel, then the partial sums. (As measured on CPU; compiled for an
@@ -50,9 +51,13 @@ def pool(members, weights, payload, dtype=None):
     return _bind(_pool_p, members, weights, payload, dtype or payload.dtype)
 
 
-def spread(members, weights, slots):
-    """Rows `(..., n, d)` in the dtype of `slots` `(..., k, d)`."""
-    return _bind(_spread_p, members, weights, slots, slots.dtype)
+def spread(members, weights, slots, sum_axis=None):
+    """Rows `(..., n, d)` in the dtype of `slots` `(..., k, d)`, summed over the leading axis `sum_axis` if not None."""
+    if sum_axis is None:
+        return _bind(_spread_p, members, weights, slots, slots.dtype)
+    if any(is_split(x, sum_axis) for x in (*members, weights, slots)):  # the sum is between devices
+        return jnp.sum(_bind(_spread_p, members, weights, slots, slots.dtype), sum_axis)
+    return jnp.squeeze(_bind(_spread_p, members, weights, slots, slots.dtype, sum_axis), sum_axis)
 
 
 def dots(members, payload, slots):
@@ -60,16 +65,20 @@ def dots(members, payload, slots):
     return _bind(_dots_p, members, payload, slots, slots.dtype)
 
 
-def _bind(primitive, members, x, y, dtype):
-    """`members` is the pair of `indices` `(..., k, M)` and `places` `(..., n)`."""
-    operands = match_varying_axes(*members, x, y)
-    return primitive.bind(*match_sharding(operands, y.ndim - 2), dtype=dtype)
+def _bind(primitive, members, x, y, dtype, sum_axis=None):
+    """`members` is the pair of `indices` `(..., k, M)` and `places` `(..., n)`. `sum_axis` keeps size 1."""
+    indices, places, x, y = match_sharding(match_varying_axes(*members, x, y), y.ndim - 2)
+    lead = jnp.broadcast_shapes(indices.shape[:-2], x.shape[:-2], y.shape[:-2])
+    if sum_axis is not None:
+        lead = (*lead[:sum_axis], 1, *lead[sum_axis + 1 :])
+    return primitive.bind(indices, places, x, y, dtype=dtype, lead=lead)
 
 
 def _take(rows, index):
     return rows.at[index].get(mode="promise_in_bounds")
 
 
+@jax.custom_batching.custom_vmap
 def _materialize(x, indices):
     """Compute `x` before any kernel reads it, on CPU: XLA does not fuse the result of a branch into other kernels.
 
@@ -77,7 +86,13 @@ def _materialize(x, indices):
     element read. The branch is always taken, because indices are not negative, but XLA cannot infer that. (The compiler
     of JAX 0.10 drops an `optimization_barrier` too early to help; on GPU and TPU one serves.)
     """
-    return lax.cond(jnp.all(indices[:1, :1] >= 0), lambda x: x, jnp.zeros_like, x)
+    return lax.cond(jnp.all(indices.reshape(-1)[:1] >= 0), lambda x: x, jnp.zeros_like, x)
+
+
+@_materialize.def_vmap
+def _materialize_all(axis_size, batched, x, indices):
+    """One branch for all rows: under `vmap` a branch for each of them would become a `where`, which XLA does fuse."""
+    return _materialize(x, indices), batched[0]
 
 
 def _fence(x, indices):
@@ -207,35 +222,68 @@ def _leading(f, shape, dtype, split):
     return mapped
 
 
+def _at_once(f, axes, *operands):
+    """`f(*operands)`, summed over the leading `axes`, which keep size 1."""
+    out = f(*operands)
+    return jnp.sum(out, axes, keepdims=True) if axes else out
+
+
+def _one_by_one(f, axes, *operands):
+    """`_at_once` on CPU, where the entries of an axis are computed one after the other.
+
+    XLA would keep all of them in memory, and its sum over a leading axis is slow on CPU: the sum of 8 x 2048 x 512
+    numbers takes 5 times as long as their computation. Other backends compute entries and sum in one kernel.
+    """
+    if not axes:
+        return f(*operands)
+    (axis, *others), entries = axes, max(x.shape[axes[0]] for x in operands)
+
+    def part(entry):
+        own = (x if x.shape[axis] == 1 else lax.dynamic_slice_in_dim(x, entry, 1, axis) for x in operands)
+        return _one_by_one(f, others, *own)
+
+    return lax.fori_loop(1, entries, lambda entry, total: total + part(entry), part(0))
+
+
 def _primitive(name, like, shape, default, **platforms):
     """A bilinear primitive `(indices, places, x, y)`: `shape` gives its last two axes, operand `like` its mesh axes.
 
-    It is computed by `default`, except on the `platforms` that have a function of their own.
+    It is computed by `default`, except on the `platforms` that have a function of their own. The leading axes of the
+    result are `lead`. An axis that has size 1 there, but not in all operands, is summed over.
     """
     primitive = Primitive(f"shtopk_{name}")
 
-    def abstract(indices, places, x, y, dtype):
-        lead = jnp.broadcast_shapes(indices.shape[:-2], places.shape[:-1], x.shape[:-2], y.shape[:-2])
+    def abstract(indices, places, x, y, dtype, lead):
         return (indices, places, x, y)[like].update(shape=lead + shape(indices, places, x, y), dtype=dtype)
 
     def lower(f):
-        def rule(ctx, *operands, **params):
-            split = xla_splits(ctx)
-            # The CPU form splits the features into parts, which XLA would send between devices.
-            run = _leading(default if split else f, shape, split=split, **params)
+        def rule(ctx, *operands, dtype, lead):
+            # The CPU forms split the work into parts, which XLA would send between devices.
+            own = default if xla_splits(ctx) else f
+            axes = [
+                i for i, size in enumerate(lead) if size == 1 and any(x.shape[i] != 1 for x in ctx.avals_in)
+            ]
+            sums = accumulation_dtype(dtype) if axes else dtype
+            rows = _leading(own, shape, split=xla_splits(ctx), dtype=sums)
+            add_up = _one_by_one if own is platforms["cpu"] else _at_once
+
+            def run(*operands):
+                return add_up(rows, axes, *operands).astype(dtype)
+
             return mlir.lower_fun(run, multiple_results=False)(ctx, *operands)
 
         return rule
 
-    def batch(operands, dims, **params):
+    def batch(operands, dims, *, lead, dtype):
         operands = [
             jnp.expand_dims(x, 0) if dim is None else jnp.moveaxis(x, dim, 0)
             for x, dim in zip(operands, dims, strict=True)
         ]
-        return primitive.bind(*operands, **params), 0
+        (size,) = {x.shape[0] for x, dim in zip(operands, dims, strict=True) if dim is not None}
+        return primitive.bind(*operands, lead=(size, *lead), dtype=dtype), 0
 
     primitive.def_abstract_eval(abstract)
-    primitive.def_impl(implementation(primitive, "dtype"))
+    primitive.def_impl(implementation(primitive, "dtype", "lead"))
     for platform, f in {None: default, **platforms}.items():
         mlir.register_lowering(primitive, lower(f), platform=platform)
     batching.primitive_batchers[primitive] = batch
@@ -280,38 +328,25 @@ _dots_p = _primitive("dots", 0, lambda i, p, e, g: i.shape[-2:], _dots_rows, cpu
 def _transpose(wrt_x, wrt_y):
     """The transpose rule of a primitive, from the rules for its two arguments."""
 
-    def rule(cotangent, indices, places, x, y, *, dtype):
-        del dtype
+    def rule(cotangent, indices, places, x, y, *, dtype, lead):
+        del dtype, lead
         if type(cotangent) is ad.Zero:
             return None, None, None, None
         if ad.is_undefined_primal(x):
-            out = wrt_x(indices, places, y, cotangent, dtype=x.aval.dtype)
-            return None, None, _sum_to(out, x.aval.shape), None
-        out = wrt_y(indices, places, x, cotangent, dtype=y.aval.dtype)
-        return None, None, None, _sum_to(out, y.aval.shape)
+            like = {"dtype": x.aval.dtype, "lead": x.aval.shape[:-2]}
+            return None, None, wrt_x(indices, places, y, cotangent, **like), None
+        like = {"dtype": y.aval.dtype, "lead": y.aval.shape[:-2]}
+        return None, None, None, wrt_y(indices, places, x, cotangent, **like)
 
     return rule
-
-
-def _sum_to(x, shape):
-    """`x` summed over the axes that have size 1 in `shape`, for an operand that other rows of scores share."""
-    for axis in [i for i, (have, want) in enumerate(zip(x.shape, shape, strict=True)) if have != want]:
-        size = x.shape[axis]
-        if (
-            isinstance(size, int) and size <= _TERMS
-        ):  # on CPU 5 times faster than a reduction of 8 x 2048 x 512
-            x = reduce(add, (lax.slice_in_dim(x, i, i + 1, axis=axis) for i in range(size)))
-        else:
-            x = jnp.sum(x, axis, keepdims=True)
-    return x
 
 
 # pool(w, E): in w, G -> dots(E, G); in E, G -> spread(w, G). The others in the same way.
 ad.primitive_transposes[_pool_p] = _transpose(wrt_x=_dots_p.bind, wrt_y=_spread_p.bind)
 ad.primitive_transposes[_spread_p] = _transpose(
-    wrt_x=lambda i, p, slots, rows, **dtype: _dots_p.bind(i, p, rows, slots, **dtype), wrt_y=_pool_p.bind
+    wrt_x=lambda i, p, slots, rows, **like: _dots_p.bind(i, p, rows, slots, **like), wrt_y=_pool_p.bind
 )
 ad.primitive_transposes[_dots_p] = _transpose(
-    wrt_x=lambda i, p, slots, w, **dtype: _spread_p.bind(i, p, w, slots, **dtype),
-    wrt_y=lambda i, p, rows, w, **dtype: _pool_p.bind(i, p, w, rows, **dtype),
+    wrt_x=lambda i, p, slots, w, **like: _spread_p.bind(i, p, w, slots, **like),
+    wrt_y=lambda i, p, rows, w, **like: _pool_p.bind(i, p, w, rows, **like),
 )

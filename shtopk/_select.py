@@ -73,14 +73,19 @@ class Selection:
             self, embeddings, scatter=_sharding.scatters(scatter, self.indices.shape[-2], self._devices)
         )
 
-    def unpool(self, pooled: Payload) -> Payload:
+    def unpool(self, pooled: Payload, *, sum_axis: int | None = None) -> Payload:
         """Apply the adjoint of `pool`: row i becomes `m_i * pooled[slot of i]`, or 0 if it is in no slot.
 
         `pooled` is an array or a pytree of arrays, each `(..., k, *features)` floating. Each leaf becomes
         `(..., n, *features)` in its own dtype. A leaf that is not floating, or that does not fit the slots, raises
         TypeError or ValueError.
+
+        With `sum_axis` the rows are added up over this leading axis of `pooled`, 0 for the first, as by
+        `unpool(pooled).sum(sum_axis)`, but no array `(..., n, *features)` is made, forward or backward. In a mixture of
+        experts with scores `(experts, tokens)`, `sum_axis=0` gives each token the results of its experts.
         """
-        return _unpool(self, _checks.embeddings(pooled, self.indices.shape[:-1], axis="k", name="pooled"))
+        pooled = _checks.embeddings(pooled, self.indices.shape[:-1], axis="k", name="pooled")
+        return _unpool(self, pooled, sum_axis=_checks.sum_axis(sum_axis, self.indices.ndim - 2))
 
     @compiled()
     def mask(self) -> jax.Array:
@@ -182,14 +187,14 @@ def _pool(selection, embeddings, *, scatter):
     return jax.tree.map(lambda x, like: x.astype(like.dtype), pooled, embeddings)
 
 
-@compiled()
-def _unpool(selection, pooled):
+@compiled("sum_axis")
+def _unpool(selection, pooled, *, sum_axis):
     """`Selection.unpool` for checked arguments."""
     members = selection._without_byes._members
 
     def spread(slots):
         at = members.indices, members.places
-        return _pooling.spread(at, members.weights, members.by_block(slots))
+        return _pooling.spread(at, members.weights, members.by_block(slots), sum_axis)
 
     return jax.tree.map(lambda leaf: _on_matrices(spread, leaf, selection.indices.ndim - 1), pooled)
 

@@ -252,6 +252,11 @@ def match_varying_axes(*tree):
     return jax.tree.map(like_all, tree, jax.tree.unflatten(jax.tree.structure(tree), zeros))
 
 
+def is_split(x, axis):
+    """Whether `x` is split along `axis` over a mesh, by its type, as only a mesh with explicit axes has it."""
+    return jax.typeof(x).sharding.spec[axis] is not None
+
+
 def match_sharding(tree, axes=1):
     """The arrays of `tree`, their first `axes` axes split over a mesh as those of one of them are by its type.
 

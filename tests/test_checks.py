@@ -159,6 +159,10 @@ def test_pool_and_unpool():
         selection.pool(E.T)
     with refused(ValueError, "pooled has shape (5, 2)", "(2,)", "(..., k)"):
         selection.unpool(E)
+    with refused(ValueError, "sum_axis must name a leading axis of scores, which have none", "leave it out"):
+        selection.unpool(E[:2], sum_axis=0)
+    with refused(ValueError, "0 <= sum_axis < 1", "sum_axis=-1"):
+        shtopk.select(V[None], 2).unpool(E[None, :2], sum_axis=-1)
 
 
 @FOR_EVERY

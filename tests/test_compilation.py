@@ -31,6 +31,19 @@ def compilations(caplog):
     jax.config.update("jax_log_compiles", False)
 
 
+def test_rows_that_experts_share_are_in_memory_once():
+    """Pooled by each of 16 experts and added up again: forward and backward, no array has a row for each of them."""
+    experts, n, k, d = 16, 512, 32, 64
+    tokens, scores = jnp.ones((n, d)), jax.random.normal(jax.random.key(0), (experts, n))
+
+    def loss(tokens, scores):
+        selection = shtopk.select(scores, k)
+        return jnp.sum(selection.unpool(selection.pool(tokens[None]), sum_axis=0) ** 2)
+
+    step = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(tokens, scores).compile()
+    assert step.memory_analysis().temp_size_in_bytes < experts * n * d * tokens.dtype.itemsize / 2
+
+
 # Each test has sizes of its own, because a size that another has compiled compiles nothing.
 CALLS = {
     "topk": lambda e, v, b: shtopk.topk(e, v, 3, boost=b),

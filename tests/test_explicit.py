@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,6 +134,21 @@ def test_arrays_that_are_not_split_go_with_a_split_batch(e, where, split):
         got = step(*laid_out)
     for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(step(e, V)), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_unpool_sums_over_an_axis_that_is_split(axis):
+    over = explicit(b=8)
+    e, v = rng.normal(size=(8, 2, K, D)), rng.normal(size=(8, 2, N))
+
+    def loss(e, v):
+        out = shtopk.select(v, K).unpool(e, sum_axis=axis)
+        return jnp.sum(jnp.sin(out)), out
+
+    step = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+    with jax.set_mesh(over):
+        got = step(put(e, over, "b"), put(v, over, "b"))
+    chex.assert_trees_all_close(jax.device_get(got), jax.device_get(step(e, v)), rtol=1e-9)
 
 
 def test_a_batch_split_by_type_needs_no_jit():

@@ -1,5 +1,6 @@
 """select, Selection and topk_mask."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,6 +88,39 @@ def test_mask_matrix_pool_and_unpool_agree(n, k, reseed):
     np.testing.assert_array_equal(
         selection.champions, jnp.argmax(matrix, axis=-1).astype(selection.champions.dtype)
     )
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_unpool_sums_over_a_leading_axis(axis):
+    rng = np.random.default_rng(0)
+    scores, pooled = jnp.asarray(rng.normal(size=(3, 2, 13))), jnp.asarray(rng.normal(size=(3, 2, 4, 2, 3)))
+
+    def summed(scores, pooled):
+        return shtopk.select(scores, 4).unpool({"a": pooled}, sum_axis=axis)["a"]
+
+    def plain(scores, pooled):
+        return shtopk.select(scores, 4).unpool(pooled).sum(axis)
+
+    def both_orders(function):
+        def loss(*arguments):
+            return jnp.sum(jnp.sin(function(*arguments)))
+
+        gradient = jax.grad(loss, (0, 1))
+        second = jax.jvp(gradient, (scores, pooled), (pooled[..., 0, 0, :1] * scores, 2 * pooled))
+        by_row = jax.vmap(gradient, in_axes=(None, 0))(scores, jnp.stack([pooled, -pooled]))
+        return function(scores, pooled), second, by_row
+
+    chex.assert_trees_all_close(both_orders(summed), both_orders(plain), rtol=1e-9, atol=1e-12)
+    chex.assert_trees_all_close(summed(scores, pooled[:, :1]), plain(scores, pooled[:, :1]), rtol=1e-9)
+
+
+def test_rows_in_half_precision_are_summed_in_float32():
+    """512 ones, and the gradient of a row that 512 rows of scores share: 256 + 1 is 256 in bfloat16."""
+    selection = shtopk.select(jnp.zeros((512, 1), jnp.float32), 1)
+    ones = jnp.ones((512, 1, 1), jnp.bfloat16)
+    assert selection.unpool(ones, sum_axis=0).tolist() == [[512]]
+    gradient = jax.grad(lambda row: jnp.sum(selection.pool(row).astype(jnp.float32)))(ones[:1])
+    assert gradient.tolist() == [[[512]]]
 
 
 def test_pool_is_what_topk_returns():
