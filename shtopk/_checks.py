@@ -83,12 +83,10 @@ def embeddings(tree, lead, *, axis="n", name="embeddings", any_dtype=False):
         value = _array(label, value)
         if not any_dtype and not jnp.issubdtype(value.dtype, jnp.floating):
             remedy = (
-                f"pass {label}.real and {label}.imag"
-                if jnp.iscomplexobj(value)
-                else (
-                    f"gather such rows by the result's indices (TopK.indices), or cast with {label}.astype(jnp.float32)"
-                )
+                f"gather such rows by TopK.indices of the result, or cast with {label}.astype(jnp.float32)"
             )
+            if jnp.iscomplexobj(value):
+                remedy = f"pass {label}.real and {label}.imag"
             raise TypeError(f"{label} must be floating point, got dtype {value.dtype}; {remedy}")
         own = value.shape[: len(lead)]
         fits = len(own) == len(lead) and all(x in (1, y) for x, y in zip(own, lead, strict=True))

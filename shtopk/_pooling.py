@@ -236,7 +236,8 @@ def _one_by_one(f, axes, *operands):
     """
     if not axes:
         return f(*operands)
-    (axis, *others), entries = axes, max(x.shape[axes[0]] for x in operands)
+    axis, *others = axes
+    entries = next(x.shape[axis] for x in operands if x.shape[axis] != 1)
 
     def part(entry):
         own = (x if x.shape[axis] == 1 else lax.dynamic_slice_in_dim(x, entry, 1, axis) for x in operands)

@@ -18,8 +18,8 @@ from shtopk._seeding import filled, permuted
 from shtopk._sharding import match_varying_axes
 
 # The number of rounds that are written out at their own width, before the loop over the later rounds. Compiled for an
-# H100 at 16 x 16384 scores and k = 2, the gradient starts 49 kernels. It starts 54, with 7 times the temporary memory,
-# with all rounds in the loop, and 456 with a loop that is not unrolled. With four rounds written out, the gradient
+# H100 at 16 x 16384 scores and k = 2, the gradient starts 52 kernels. It starts 56, with 7 times the temporary memory,
+# with all rounds in the loop, and 445 with a loop that is not unrolled. With four rounds written out, the gradient
 # takes 1.2 times as long on an H200 (JAX 0.11) and 1.4 times as long on CPU (JAX 0.12).
 OPENING = 10
 # If a slot has more members than this, a barrier follows the last product of match weights. Otherwise XLA computes the

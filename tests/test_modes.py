@@ -96,6 +96,19 @@ def test_one_export_serves_every_batch_size(name):
             np.testing.assert_allclose(got, want[:batch], rtol=1e-5, atol=1e-6)
 
 
+def test_an_export_sums_over_rows_that_a_batch_of_any_size_shares():
+    def loss(row, scores):
+        selection = shtopk.select(scores, 3)
+        return jnp.sum(jnp.sin(selection.unpool(selection.pool(row), sum_axis=0)))
+
+    step, rng = jax.jit(jax.grad(loss, (0, 1))), np.random.default_rng(0)
+    row, batch = np.float32(rng.normal(size=(1, 12, 4))), export.symbolic_shape("b,12")
+    exported = export.export(step)(row, jax.ShapeDtypeStruct(batch, jnp.float32))
+    for size in (1, 3):
+        scores = np.float32(rng.normal(size=(size, 12)))
+        chex.assert_trees_all_close(exported.call(row, scores), step(row, scores), rtol=1e-5)
+
+
 def test_a_symbolic_n_is_refused_by_name():
     scores = jax.ShapeDtypeStruct(export.symbolic_shape("b,n"), jnp.float32)
     with pytest.raises(ValueError, match="n must be a number when tracing"):

@@ -1,6 +1,7 @@
 """What the docs say of quality and speed is what the committed results hold."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -88,6 +89,12 @@ def test_the_docs_of_speed_show_the_committed_results():
     assert "\n".join(summary.lines(SPEED["rows"])) in docs
     assert "\n".join(summary.growth_lines(SPEED["rows"])) in docs
     assert "\n".join(report.stages(SPEED["stages"])) in docs
+    compiling = {(row["n"], row["k"]): row["seconds"] for row in SPEED["compile_seconds"]}
+    few, many = compiling[16384, 2], compiling[16384, 4096]
+    for way, words in (("shtopk", "2.9 s for k = 2 and in 0.68 s"), ("plain port", "3.15 s and 0.565 s")):
+        seconds = [cell[way]["gradient in both"] for cell in (few, many)]
+        assert [str(x) for x in seconds] == re.findall(r"([\d.]+) s", words)
+        assert words in docs
     assert (RESULTS / "speed.md").read_text() == "\n".join(report.text(SPEED))
 
 
@@ -108,13 +115,15 @@ def test_what_the_docs_say_of_kernels_on_a_gpu():
         assert all(ours[cell] <= port[cell] for cell in ours)
         older = launches("default", mode, json.loads((RESULTS / "compiled-a100.json").read_text()))
         assert len(older) == 4
-        assert all(older[cell] - ours[cell] <= 3 for cell in older)
+        assert max(older[cell] - ours[cell] for cell in older) == {"forward": 3, "gradient": 4}[mode]
     traced, static = launches("topk_mask, traced k", "gradient"), launches("topk_mask", "gradient")
     more = [traced[cell] / static[cell] for cell in static]
-    assert (round(min(more), 1), round(max(more), 1)) == (1.2, 2.5)
+    assert (round(min(more), 1), round(max(more), 1)) == (1.2, 2.6)
     reseeded, port = launches("reseed=True", "forward"), launches("plain port", "forward")
     assert len(reseeded) == 4
     assert all(reseeded[cell] > port[cell] for cell in reseeded)
+    reseeded, port = launches("reseed=True", "gradient"), launches("plain port", "gradient")
+    assert sorted(reseeded[cell] - port[cell] for cell in reseeded) == [-6, 0, 0, 1]
 
 
 def busy(way, mode, figure="busy_ms"):
@@ -159,7 +168,7 @@ def test_what_the_docs_say_of_a_gpu():
     for mode in ("forward", "gradient"):
         counted = {(n, k): count for (n, k, _), count in launches("default", mode).items()}
         more += [started - counted[cell] for cell, started in busy("default", mode, "kernels").items()]
-    assert (min(more), max(more)) == (-4, 1)
+    assert (min(more), max(more)) == (-5, 1)
 
 
 def test_what_the_docs_say_of_calls_in_a_queue_on_a_gpu():

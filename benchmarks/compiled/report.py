@@ -33,7 +33,8 @@ def text(results):
     yield ""
     yield (
         "Nothing was run. Forward / gradient of a sum of squares in embeddings and scores, batch 16, float32; then the "
-        "larger temporary memory of the two, in units of the size of E; last the longest time to compile in the row."
+        "larger temporary memory of the two, in units of the size of E; last the longest time to compile in the row. "
+        "The JSON files have the bytes moved too, for the TPU alone: XLA's GPU compiler does not estimate them."
     )
     for target, found in results.items():
         versions = found["versions"] | found["settings"]["wheels"]
