@@ -164,15 +164,16 @@ def test_a_selection_is_the_whole_one_with_each_devices_share(candidates):
             s.pool(e),
             s.scores,
             s.unpool(pooled),
+            s.unpool(pooled, sum_axis=0),
             s.mask(),
             s.matrix(),
             jax.tree.map(lambda x: x[None], equal),
         )
 
-    run = mapped(split, (SPLIT, SPLIT, P()), (P(), P(), SPLIT, SPLIT, P(None, None, "x"), P("x")))
+    run = mapped(split, (SPLIT, SPLIT, P()), (P(), P(), SPLIT, P("x"), SPLIT, P(None, None, "x"), P("x")))
     *got, equal = jax.jit(lambda: run(embeddings, scores, pooled))()
-    want = whole.pool(embeddings), whole.scores, whole.unpool(pooled), whole.mask(), whole.matrix()
-    same(got, list(want))
+    rows = whole.unpool(pooled)
+    same(got, [whole.pool(embeddings), whole.scores, rows, rows.sum(0), whole.mask(), whole.matrix()])
     for got, want in zip(equal, (whole.indices, whole.weights, whole.champions), strict=True):
         close(got, np.broadcast_to(want, (DEVICES, *want.shape)))
 
