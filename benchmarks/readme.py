@@ -74,15 +74,15 @@ def kernels():
     cells = [row for row in read("gpu-pytorch")["rows"] if (row["n"], row["k"]) == (n, k)]
     ((torch, _),) = summary.ratios(cells, summary.OURS, "PyTorch, compiled", summary.STEP)
 
-    def beside(way):
-        return f"{summary.times(busy['default'] / busy[way])} than the {way} ({started[way]:.0f})"
+    def beside(way, peer):
+        return f"{summary.times(busy['default'] / busy[way])} than the {peer} ({started[way]:.0f})"
 
     return (
         f"\nThe GPU columns include the host's time. So measured, a step at n = {n} and k = {k} is "
         f"{summary.times(torch)} than Algorithm 2\ncompiled by PyTorch. In kernels alone the step takes "
         f"{summary.two_digits(busy['default'])} ms ({started['default']:.0f} kernels), "
-        f"{beside('plain port')} and {beside('gated lax.top_k')}."
-    ).replace("gated lax.top_k", "gated top k")
+        f"{beside('plain port', 'plain port')} and {beside('gated lax.top_k', 'gated top k')}."
+    )
 
 
 def learning():

@@ -271,11 +271,13 @@ def subset(value, shape):
 
 def sum_axis(value, axes):
     """None, or a static int, one of so many leading axes."""
-    if value is not None and axes == 0:
+    if value is None:
+        return None
+    if axes == 0:
         raise ValueError(
             f"sum_axis must name a leading axis of scores, which have none, got {value!r}; leave it out"
         )
-    return None if value is None else static_int("sum_axis", value, 0, axes - 1, f"0 <= sum_axis < {axes}")
+    return static_int("sum_axis", value, 0, axes - 1, f"0 <= sum_axis < {axes}")
 
 
 def choice(name, value, options):

@@ -53,11 +53,10 @@ def pool(members, weights, payload, dtype=None):
 
 def spread(members, weights, slots, sum_axis=None):
     """Rows `(..., n, d)` in the dtype of `slots` `(..., k, d)`, summed over the leading axis `sum_axis` if not None."""
-    if sum_axis is None:
-        return _bind(_spread_p, members, weights, slots, slots.dtype)
-    if any(is_split(x, sum_axis) for x in (*members, weights, slots)):  # the sum is between devices
-        return jnp.sum(_bind(_spread_p, members, weights, slots, slots.dtype), sum_axis)
-    return jnp.squeeze(_bind(_spread_p, members, weights, slots, slots.dtype, sum_axis), sum_axis)
+    if sum_axis is not None and any(is_split(x, sum_axis) for x in (*members, weights, slots)):
+        return jnp.sum(spread(members, weights, slots), sum_axis)  # a sum between devices
+    rows = _bind(_spread_p, members, weights, slots, slots.dtype, sum_axis)
+    return rows if sum_axis is None else jnp.squeeze(rows, sum_axis)
 
 
 def dots(members, payload, slots):
@@ -257,24 +256,6 @@ def _primitive(name, like, shape, default, **platforms):
     def abstract(indices, places, x, y, dtype, lead):
         return (indices, places, x, y)[like].update(shape=lead + shape(indices, places, x, y), dtype=dtype)
 
-    def lower(f):
-        def rule(ctx, *operands, dtype, lead):
-            # The CPU forms split the work into parts, which XLA would send between devices.
-            own = default if xla_splits(ctx) else f
-            axes = [
-                i for i, size in enumerate(lead) if size == 1 and any(x.shape[i] != 1 for x in ctx.avals_in)
-            ]
-            sums = accumulation_dtype(dtype) if axes else dtype
-            rows = _leading(own, shape, split=xla_splits(ctx), dtype=sums)
-            add_up = _one_by_one if own is platforms["cpu"] else _at_once
-
-            def run(*operands):
-                return add_up(rows, axes, *operands).astype(dtype)
-
-            return mlir.lower_fun(run, multiple_results=False)(ctx, *operands)
-
-        return rule
-
     def batch(operands, dims, *, lead, dtype):
         operands = [
             jnp.expand_dims(x, 0) if dim is None else jnp.moveaxis(x, dim, 0)
@@ -286,10 +267,30 @@ def _primitive(name, like, shape, default, **platforms):
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(implementation(primitive, "dtype", "lead"))
     for platform, f in {None: default, **platforms}.items():
-        mlir.register_lowering(primitive, lower(f), platform=platform)
+        add_up = _one_by_one if platform == "cpu" else _at_once
+        mlir.register_lowering(primitive, _lowering(shape, default, f, add_up), platform=platform)
     batching.primitive_batchers[primitive] = batch
     ad.primitive_jvps[primitive] = _product_rule(primitive)
     return primitive
+
+
+def _lowering(shape, default, f, add_up):
+    """The rule that computes a primitive by `f`, and sums over axes by `add_up`; see `_primitive` for the others."""
+
+    def rule(ctx, *operands, dtype, lead):
+        split = xla_splits(ctx)
+        # The CPU forms split the work into parts, which XLA would send between devices.
+        form, total = (default, _at_once) if split else (f, add_up)
+        axes = [i for i, size in enumerate(lead) if size == 1 and any(x.shape[i] != 1 for x in ctx.avals_in)]
+        sums = accumulation_dtype(dtype) if axes else dtype
+        rows = _leading(form, shape, split=split, dtype=sums)
+
+        def run(*operands):
+            return total(rows, axes, *operands).astype(dtype)
+
+        return mlir.lower_fun(run, multiple_results=False)(ctx, *operands)
+
+    return rule
 
 
 def _product_rule(primitive):

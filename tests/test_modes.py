@@ -96,7 +96,7 @@ def test_one_export_serves_every_batch_size(name):
             np.testing.assert_allclose(got, want[:batch], rtol=1e-5, atol=1e-6)
 
 
-def test_an_export_sums_over_rows_that_a_batch_of_any_size_shares():
+def test_an_export_sums_over_rows_that_any_batch_shares():
     def loss(row, scores):
         selection = shtopk.select(scores, 3)
         return jnp.sum(jnp.sin(selection.unpool(selection.pool(row), sum_axis=0)))

@@ -46,8 +46,8 @@ def test_round_count(n, k, rounds):
 def test_a_match_a_bye_and_an_infinity_by_hand():
     high, low = jnp.array([3.0, 4.0, jnp.inf, 1.0]), jnp.array([9.0, 0.0, 1.0, -jnp.inf])
     played = jnp.array([False, True, True, True])
-    w, score = _rounds.match(high, low, played, None, lambda high, low, where: jnp.full_like(high, 0.75))
-    assert w.tolist() == [0.0, 0.25, 0.0, 0.0]
+    share, score = _rounds.match(high, low, played, None, lambda high, low, where: jnp.full_like(high, 0.75))
+    assert share.tolist() == [0.0, 0.25, 0.0, 0.0]
     assert score.tolist() == [3.0, 3.0, jnp.inf, 1.0]
 
 
