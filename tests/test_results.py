@@ -129,12 +129,12 @@ def test_what_the_docs_say_of_kernels_on_a_gpu():
         assert max(older[cell] - ours[cell] for cell in older) == {"forward": 3, "gradient": 4}[mode]
     traced, static = launches("topk_mask, traced k", "gradient"), launches("topk_mask", "gradient")
     more = [traced[cell] / static[cell] for cell in static]
-    assert (round(min(more), 1), round(max(more), 1)) == (1.2, 2.6)
+    assert (round(min(more), 1), round(max(more), 1)) == (1.2, 2.4)
     reseeded, port = launches("reseed=True", "forward"), launches("plain port", "forward")
-    assert len(reseeded) == 4
-    assert all(reseeded[cell] > port[cell] for cell in reseeded)
+    assert sorted(reseeded[cell] - port[cell] for cell in reseeded) == [0, 2, 2, 4]
+    assert reseeded[16384, 2, 32] == port[16384, 2, 32]
     reseeded, port = launches("reseed=True", "gradient"), launches("plain port", "gradient")
-    assert sorted(reseeded[cell] - port[cell] for cell in reseeded) == [-6, 0, 0, 1]
+    assert sorted(reseeded[cell] - port[cell] for cell in reseeded) == [-10, -3, -1, 0]
 
 
 def busy(way, mode, figure="busy_ms"):
@@ -175,11 +175,9 @@ def test_what_the_docs_say_of_a_gpu():
         assert all((soft[cell] > ours[cell]) == (cell[1] == 256) for cell in soft)
     assert round(busy("default", "forward")[16384, 2], 1) == 0.1
     assert round(1e3 * published_seconds()["successive_halving", 16384, 2]) == 146
-    more = []
-    for mode in ("forward", "gradient"):
-        counted = {(n, k): count for (n, k, _), count in launches("default", mode).items()}
-        more += [started - counted[cell] for cell, started in busy("default", mode, "kernels").items()]
-    assert (min(more), max(more)) == (-5, 1)
+    rows = [row for row in PROFILED["rows"] if row["way"] == "default"]
+    more = [r["kernels"] - launches("default", r["mode"])[r["n"], r["k"], r["d"]] for r in rows]
+    assert (len(more), min(more), max(more)) == (8, -4, 2)
 
 
 def test_what_the_docs_say_of_calls_in_a_queue_on_a_gpu():

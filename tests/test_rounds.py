@@ -75,17 +75,31 @@ def test_a_boost_sees_finite_scores_only():
     chex.assert_tree_all_finite(seen)
 
 
-@pytest.mark.parametrize("opening", [0, 1, 5])
 @pytest.mark.parametrize("reseed", [True, False])
-def test_where_the_loop_begins_changes_nothing(opening, reseed, monkeypatch):
-    monkeypatch.setattr(_rounds, "OPENING", opening)
-    scores = np.sort(np.random.default_rng(0).normal(size=48))[::-1].copy()
-    play = jax.jit(lambda v: _rounds.play(v, 48, 48, 3, shtopk.Relative(), reseed))
-    slots, weights, seeds = play(jnp.asarray(scores))
-    eye, want = reference.algorithm2(np.eye(48), scores, 3, reference.relative(6.0, 0.75), reseed)
-    np.testing.assert_allclose(slots, want, rtol=1e-12)
-    np.testing.assert_allclose(weights, eye.sum(0)[seeds], rtol=1e-9, atol=1e-12)
-    assert sorted(seeds.tolist()) == list(range(48))
+def test_where_the_loop_begins_changes_nothing(reseed, monkeypatch):
+    """Neither values nor gradients: if all entries are live, if some have byes, and if a slot stays empty."""
+    rng = np.random.default_rng(0)
+    scores, by_seed, by_slot = np.sort(rng.normal(size=48))[::-1], rng.normal(size=48), rng.normal(size=3)
+
+    def gradients(opening):
+        def loss(v, count):
+            slots, weights, seeds = out = _rounds.play(v, count, count, 3, shtopk.Relative(), reseed)
+            slots = jnp.where(slots > -jnp.inf, slots, 0)
+            return by_slot @ slots + jnp.asarray(by_seed)[seeds] @ weights, out
+
+        monkeypatch.setattr(_rounds, "OPENING", opening)
+        gradient = jax.jit(jax.grad(loss, has_aux=True))
+        return [gradient(np.where(np.arange(48) < count, scores, 0), count) for count in (48, 29, 2)]
+
+    written_out = gradients(20)  # there are four rounds
+    for opening in (0, 1):
+        chex.assert_trees_all_close(gradients(opening), written_out, rtol=1e-9, atol=1e-12)
+    for count, (_, (slots, weights, seeds)) in zip((48, 29, 2), written_out, strict=True):
+        boost = reference.relative(6.0, 0.75)
+        eye, want = reference.algorithm2(np.eye(48)[:count], scores[:count], 3, boost, reseed)
+        np.testing.assert_allclose(slots, [*want, *[-np.inf] * (3 - len(want))], rtol=1e-12)
+        np.testing.assert_allclose(weights, eye.sum(0)[seeds], rtol=1e-9, atol=1e-12)
+        assert sorted(seeds.tolist()) == list(range(48))
 
 
 def test_the_fori_loop_of_rounds_never_reads_the_embeddings():
@@ -106,9 +120,9 @@ def test_the_fori_loop_of_rounds_never_reads_the_embeddings():
 
 
 @pytest.mark.parametrize(("k", "members", "d"), [(3, 16, 5), (40, 16, 300), (3, 64, 40), (40, 12, 0)])
-@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_pool_spread_and_dots_for_each_platform(k, members, d, platform):
-    # The functions that are lowered for CPU and for the rest, both run here, against the dense table.
+    # The functions that are lowered for CPU, TPU and the rest, all run here, against the dense table.
     rows = 700
     rng = np.random.default_rng(0)
     indices = jnp.asarray(rng.permutation(rows)[: k * members].reshape(k, members), jnp.int32)
@@ -120,7 +134,8 @@ def test_pool_spread_and_dots_for_each_platform(k, members, d, platform):
     wait = _pooling._materialize if cpu else _pooling._fence
     add_up = _pooling._sum_cpu if cpu else _pooling._sum_terms
     dots = _pooling._dots_cpu if cpu else _pooling._dots_rows
-    pool = partial(_pooling._pool_rows, dtype=payload.dtype, materialize=wait, add_up=add_up)
+    at_once = _pooling._TERMS_ON_TPU if platform == "tpu" else _pooling._TERMS
+    pool = partial(_pooling._pool_rows, dtype=payload.dtype, materialize=wait, add_up=add_up, at_once=at_once)
     spread = partial(_pooling._spread_rows, dtype=slots.dtype, materialize=wait)
     dots = partial(dots, dtype=slots.dtype)
     pooled, by_row, products = jax.jit(

@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 from benchmarks import records
 from benchmarks.speed import summary
 from benchmarks.speed.measure import PANELS, modes
+from benchmarks.speed.stages import AGAINST
 
 COLOURS = {
     "shtopk": ("#0072b2", "-"),
@@ -88,7 +89,7 @@ def memory(rows):
 def stages(rows):
     head = ["stage", "limit", *("{batch} x {n}, k = {k}, d = {d}".format(**row) for row in rows)]
     lines = []
-    for stage, limit in rows[0]["against"].items():
+    for stage, limit in AGAINST.items():  # the results are sorted by name
         ratios = [f"{row['ms'][stage]:.3g} / {row['ms'][limit]:.3g}" for row in rows]
         lines.append([stage, limit, *ratios])
     return records.markdown(head, lines)
