@@ -17,7 +17,11 @@ _MOST_CANDIDATES = 2**29  # the width of a bracket, up to 4n with a traced k, is
 def _array(name, value):
     """`value` as an array, if `jax.numpy` accepts it: arrays and scalars, no lists."""
     if _is_arraylike(value):
-        return jnp.asarray(value)
+        try:
+            return jnp.asarray(value)
+        except TypeError:  # JAX refuses NumPy's bytes in another order, and more than 64 bits
+            remedy = "convert it with numpy.asarray(x, numpy.float32)"
+            raise TypeError(f"{name} must be an array of JAX, got {_kind(value)}; {remedy}") from None
     remedy = "pass numbers" if isinstance(value, _ARRAYS) else "convert it with jnp.asarray"
     raise TypeError(f"{name} must be an array, got {_kind(value)}; {_field_or(remedy, value)}")
 
@@ -107,6 +111,8 @@ def _remedy(label, shape, lead):
         return "if it is part of a list of numbers, convert the list with jnp.asarray"
     if shape == lead[: len(shape)]:
         return "if scores and embeddings are swapped, pass embeddings first"
+    if shape[1 : 1 + len(lead)] == lead:
+        return "if embeddings are a batch, pass scores with the same leading axes, or use jax.vmap over embeddings"
     return _with_axes(label, shape, lead) or f"reshape or transpose {label} so that it does"
 
 

@@ -36,7 +36,7 @@ def topk_mask(
     The mask is that of `select(scores, k, ...).mask()` (Pietruszka et al. 2021, Algorithm 2). Here k may also be
     traced, and under `vmap` it may differ from row to row. A real k interpolates: the mask is `(1 - f) * mask(floor
     k) + f * mask(floor k + 1)` with `f = k - floor k`. This is continuous in k, and its derivative in k is `mask(floor
-    k + 1) - mask(floor k)`, which sums to 1 for k below the number of rows that take part. So k can be learned.
+    k + 1) - mask(floor k)`, which sums to 1 up to the number of rows that take part. So k can be learned.
 
     Args:
       scores: `(..., n)` floating, larger is better.
@@ -63,7 +63,7 @@ def topk_mask(
     [0.5, 0.5, 0.5, 0.5]
     >>> jax.vmap(topk_mask)(jnp.ones((2, 2)), jnp.array([1, 2])).tolist()
     [[0.5, 0.5], [1.0, 1.0]]
-    >>> topk_mask(jnp.ones(2), 1.5).tolist()  # half of each of those
+    >>> topk_mask(jnp.ones(2), 1.5).tolist()  # halfway between k = 1 and k = 2
     [0.75, 0.75]
     """
     scores = _checks.scores(scores)
@@ -122,9 +122,11 @@ def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, devic
         if jnp.issubdtype(k.dtype, jnp.integer):
             out = mask(jnp.maximum(k, 1))
         else:
-            # At k = n, interpolate between n - 1 and n, so that the derivative in k is that from below.
-            low = jnp.clip(k.astype(jnp.int32), 1, max(1, most - 1))
-            part = (k - low.astype(k.dtype)).astype(accumulation_dtype(scores.dtype))
+            # At k = count, interpolate between count - 1 and count, so that the derivative in k is that from below.
+            last = jnp.clip(count, 1, most)
+            low = jnp.clip(k.astype(jnp.int32), 1, jnp.maximum(1, last - 1))
+            part = jnp.where(k > last.astype(k.dtype), last.astype(k.dtype), k) - low.astype(k.dtype)
+            part = part.astype(accumulation_dtype(scores.dtype))
             lower, upper = jax.vmap(mask)(jnp.stack([low, jnp.minimum(low + 1, most)]))
             out = _weighed(1 - part, lower) + _weighed(part, upper)
         out *= jnp.where(k > 0, 1, jnp.nan).astype(out.dtype)  # NaN in the gradient, too

@@ -48,8 +48,9 @@ def _nccs(reference, approximation):
 
 
 def _directions(x):
-    # So that no square overflows or vanishes. A direction does not depend on a length, which may be constant here.
+    # So that no square overflows or vanishes. A direction does not depend on a length, which may be constant here. XLA
+    # may divide by a reciprocal, which is 0 where it is subnormal.
     largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-    x = x / jnp.where(largest == 0, 1, largest)
+    x = x / jnp.minimum(jnp.where(largest == 0, 1, largest), float(jnp.finfo(x.dtype).max) / 8)
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return x / jnp.sqrt(jnp.where(square == 0, 1, square))

@@ -66,8 +66,9 @@ def topk(
     Args:
       embeddings: `(..., n, *features)` floating, or a pytree of such arrays. The leading axes are those of `scores`; an
         axis of size 1 is shared by all rows of scores.
-      scores: `(..., n)` floating, larger is better. Ties go to the lower index, and share a match between them evenly.
-        NaN ranks first. The score of its slot is NaN, and so is the row if the NaN plays a match.
+      scores: `(..., n)` floating, larger is better. Of two tied candidates, the one with the lower index is the better
+        seed. If the two play each other, each gets weight 1/2. NaN ranks first. The score of its slot is NaN, and so is
+        the row if the NaN plays a match.
       k: static int, `1 <= k <= n`.
       boost: sets the weight of the better side of each match (see `Boost`): `Relative`, which does not depend on the
         scale of the scores, `Scaled`, `Power`, or your own function. If the boost is a pytree, its numbers are
@@ -93,8 +94,8 @@ def topk(
         or drawn members in the input. Surplus slots come last.
       axis_name: the name of a mesh axis (or a tuple of names) over which n is split, inside `jax.shard_map`.
         `embeddings`, `scores` and `where` are then this device's share, of the same size on all devices. The devices
-        exchange scores and masks in one all-gather, and `(k, *features)` in one sum. The result is that of the whole
-        arrays, and equal on all devices. docs/devices.md describes the gradients.
+        exchange all scores and masks, and add up `(k, *features)`. The result is that of the whole arrays, and equal on
+        all devices. docs/devices.md describes the gradients.
 
     Returns:
       `TopK(embeddings, scores, indices)`: `(..., k, *features)` for each leaf, in its dtype; `(..., k)` in the dtype of
@@ -142,7 +143,7 @@ def hard_topk(
     """Select the k rows with the best scores, as `lax.top_k` and a gather do.
 
     Evaluate a model trained with `topk` or `topk_mask` with this function. The chosen rows and their scores have a
-    gradient. The choice has none.
+    gradient. The choice has none. If n is split over devices, use `topk` with `straight_through` and `axis_name`.
 
     Args:
       embeddings: `(..., n, *features)` of any dtype but random keys, for example token ids, or a pytree of such arrays.

@@ -15,7 +15,7 @@ from shtopk import _checks, _pooling, _rounds, _sharding
 from shtopk._boost import Boost, Relative, checked
 from shtopk._bracket import bracket
 from shtopk._jit import compiled, over_rows
-from shtopk._precision import narrowed
+from shtopk._precision import accumulation_dtype, narrowed
 from shtopk._pytree import pytree
 from shtopk._seeding import filled
 
@@ -140,7 +140,7 @@ class Selection:
         for a subset that cannot be drawn.
 
         >>> s = select(jnp.array([0.0, 3.0, 1.0, 2.0]), 2, boost=lambda high, low, where: 0.75 * where)
-        >>> jnp.exp(s.log_prob(jnp.array([[1, 3], [1, 0]]))).tolist()  # .75 * .75; 1 and 0 share a slot
+        >>> jnp.exp(s.log_prob(jnp.array([[1, 3], [1, 0]]))).tolist()  # 0.75 * 0.75; 1 and 0 share a slot
         [0.5625, 0.0]
         """
         return _log_prob(self, _checks.subset(indices, self.indices.shape[:-1]))
@@ -157,7 +157,7 @@ class Selection:
         '2.000'
         """
         logs = log_weight(jnp.where(self.weights == 0, 1, self.weights))
-        return jnp.sum(-self.weights * logs, axis=(-2, -1))
+        return jnp.sum(-self.weights.astype(logs.dtype) * logs, axis=(-2, -1))
 
     @property
     def _devices(self):
@@ -264,6 +264,7 @@ def log_weight(weights):
     Below 2^24 times the smallest normal number, `1 / weights` times a cotangent could overflow. Such weights, which are
     0 to any softmax, get gradient 0.
     """
+    weights = weights.astype(accumulation_dtype(weights.dtype))  # half precision if a selection was cast
     least = float(jnp.finfo(weights.dtype).tiny) * 2**24
     held = jnp.where(weights < least, lax.stop_gradient(weights), weights)
     return jnp.log(jnp.where(held == 0, 1, held)) + jnp.where(held == 0, -jnp.inf, 0)

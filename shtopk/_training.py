@@ -68,7 +68,7 @@ def anneal(
       ValueError: a shape or a value is out of range. Both come at trace time, and name the argument and the remedy.
 
     >>> scores, boost = anneal(jnp.array([1.0, 2.0, 3.0]), progress=0.5)
-    >>> [f"{v:.3f}" for v in scores], f"{boost.sharpness:.3f}"  # sqrt(.1 * 100)
+    >>> [f"{v:.3f}" for v in scores], f"{boost.sharpness:.3f}"  # sqrt(0.1 * 100)
     (['-1.225', '0.000', '1.225'], '3.162')
     >>> [f"{m:.2f}" for m in topk_mask(scores, 1, boost=boost)]
     ['0.00', '0.02', '0.98']
@@ -103,7 +103,9 @@ def _standardised(scores, where, devices):
     still = lax.stop_gradient(scores)
     part = jnp.isfinite(still) if where is None else where & jnp.isfinite(still)
     size = devices.most(jnp.max(jnp.where(part, jnp.abs(still), 0), initial=0))
-    size = jnp.where(size > 0, size, 1)  # no square of the numbers below overflows
+    # So that no square of the numbers below overflows. XLA may divide by `size` by its reciprocal, which is 0 where it
+    # is subnormal, so an eighth of the largest number is large enough.
+    size = jnp.minimum(jnp.where(size > 0, size, 1), float(jnp.finfo(scores.dtype).max) / 8)
 
     def mean(x):
         total, count = devices.total((jnp.sum(jnp.where(part, x, 0)), jnp.sum(part, dtype=x.dtype)))

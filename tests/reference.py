@@ -45,7 +45,7 @@ class relative:
         return sigmoid(self.sharpness * (high - low) / unit)
 
 
-def algorithm2(embeddings, scores, k, boost, reseed=True):
+def algorithm2(embeddings, scores, k, boost, reseed):
     """Algorithm 2, TOPK(E, v): the embeddings go through every round, as printed."""
     E, v = np.asarray(embeddings, np.float64), np.asarray(scores, np.float64)
     E, v = sort(E, v)
@@ -87,7 +87,7 @@ def tournament(E, v, survivors, boost, seeds):
     return E_next, v_next
 
 
-def mask(scores, k, boost, reseed=True):
+def mask(scores, k, boost, reseed):
     """The weight each candidate carries: what comes of pooling the identity, summed over slots."""
     return algorithm2(np.eye(len(scores)), scores, k, boost, reseed)[0].sum(0)
 

@@ -54,6 +54,41 @@ def test_relative_decides_outright_where_its_unit_is_zero():
     np.testing.assert_array_equal(shtopk.Relative(6.0, 1.0)(high, low, LIVE[:3]), [1.0, 0.5, 0.5])
 
 
+@pytest.mark.parametrize(("outlier", "unit"), [(1e6, 1), (9e3, (9e3 + 1) / 2)])
+def test_relative_never_interpolates_to_the_gap_of_an_outlier(outlier, unit):
+    w = shtopk.Relative(1.0, 0.5)(jnp.array([outlier, 1.0]), jnp.zeros(2), LIVE[:2])
+    np.testing.assert_allclose(w, reference.sigmoid(np.array([outlier, 1]) / unit), rtol=1e-12)
+
+
+def test_relative_measures_by_its_better_sides_across_clusters():
+    high = jnp.array([5, 4, 3.9, 3.8, 3.7, 3.6, 3.5, 3.4])
+    low = jnp.array([*[-1e4] * 6, 3.0, 3.3])
+    w = shtopk.Relative()(high, low, jnp.ones(8, bool))
+    np.testing.assert_allclose(w[-1], reference.sigmoid(6 * (3.4 - 3.3) / (4 - 3.7)))
+
+
+@pytest.mark.parametrize(
+    ("quantile", "exponents"),
+    # The gaps are 5 eps and 4 eps. With 4 eps as unit, the second match is a tie. With 5 eps, neither is.
+    [(1.0, [5 / 4, 0]), (0.0, [1, 4 / 5])],
+)
+def test_relative_ties_where_gap_and_unit_are_within_4_eps(quantile, exponents):
+    high = 1 + jnp.finfo("float64").eps * jnp.array([5.0, 4.0])
+    w = shtopk.Relative(1.0, quantile)(high, jnp.ones(2), LIVE[:2])
+    np.testing.assert_allclose(w, reference.sigmoid(np.array(exponents)), rtol=1e-12)
+
+
+def test_the_derivative_in_sharpness_is_0_across_an_overflow():
+    scores = jnp.array([2e38, 0, 0, -2e38], jnp.float32)
+
+    def mask(sharpness):
+        return shtopk.topk_mask(scores, 2, boost=shtopk.Scaled(sharpness))
+
+    one = jnp.float32(1.0)
+    np.testing.assert_array_equal(jax.jvp(mask, (one,), (one,))[1], np.zeros(4))
+    np.testing.assert_array_equal(jax.jacrev(mask)(one), np.zeros(4))
+
+
 BOOSTS = [shtopk.Scaled(5.0), shtopk.Power(), shtopk.Power(0.5), shtopk.Relative()]
 
 

@@ -27,8 +27,10 @@ def test_against_the_reference_and_over_leading_axes():
 
 def test_no_scale_is_too_large_or_too_small():
     y = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-    for scale in (1e-200, 1e200):
-        assert np.isclose(shtopk.nccs(y * scale, y), 1)
+    for scale in (1e-200, 1e200, 1e308, np.float32(1e38)):
+        x = y.astype(np.asarray(scale).dtype) * scale
+        assert np.isclose(shtopk.nccs(x, y), 1)
+        assert np.isclose(shtopk.nccs(x, x), 1)
 
 
 def test_no_rounding_takes_it_beyond_1(x32):

@@ -46,10 +46,10 @@ def test_a_plain_boost_makes_no_nan_on_the_way(reseed):
         shtopk.topk_mask(SCORES, jnp.int32(K), boost=plain, reseed=reseed)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "lowest"),
-    [(jnp.float8_e4m3fn, -448.0), (jnp.float8_e4m3b11fnuz, -30.0), (jnp.float8_e5m2, -np.inf)],
-)
+EIGHT_BITS = [(jnp.float8_e4m3fn, -448.0), (jnp.float8_e4m3b11fnuz, -30.0), (jnp.float8_e5m2, -np.inf)]
+
+
+@pytest.mark.parametrize(("dtype", "lowest"), EIGHT_BITS)
 def test_a_surplus_slot_of_8_bits_has_the_lowest_score(dtype, lowest):
     """Not NaN, which the cast of -inf gives where a dtype has no infinity."""
     scores, where = jnp.arange(float(N)).astype(dtype), jnp.arange(N) < 2
@@ -58,6 +58,19 @@ def test_a_surplus_slot_of_8_bits_has_the_lowest_score(dtype, lowest):
         assert float(out.scores[2]) == lowest
         np.testing.assert_array_equal(out.embeddings[2].astype(jnp.float32), 0)
         chex.assert_tree_all_finite(out.embeddings.astype(jnp.float32))
+
+
+@pytest.mark.parametrize(("dtype", "lowest"), EIGHT_BITS)
+def test_drawn_slots_and_logs_of_8_bits_are_never_nan(dtype, lowest):
+    @jax.jit
+    def run(scores, k):
+        options = {"boost": shtopk.Scaled(2.0), "where": jnp.arange(4) < 2}
+        drawn = shtopk.topk(scores, scores, 3, draw=1.0, key=jax.random.key(0), **options)[:2]
+        return drawn, [shtopk.topk_mask(scores, k, log=True, **options) for k in (3, k)]
+
+    drawn, logs = jax.tree.map(lambda x: x.astype(jnp.float32), run(jnp.arange(4.0).astype(dtype), 3))
+    np.testing.assert_array_equal(drawn, [[1, 0, 0], [1, 0, lowest]])
+    np.testing.assert_array_equal(logs, [[0, 0, lowest, lowest]] * 2)
 
 
 def test_nan_ranks_first_in_8_bits_whatever_its_bits():
@@ -121,7 +134,9 @@ def test_a_nan_of_weight_0_reaches_no_slot_and_no_tangent():
     embeddings = jnp.ones((4, 1)).at[3].set(jnp.nan)
     soft = lambda v, **options: shtopk.topk(embeddings, v, 2, **options).embeddings  # noqa: E731
     hard = {"boost": shtopk.Scaled(1e6)}
-    np.testing.assert_array_equal(soft(scores, **hard), 1)
-    np.testing.assert_array_equal(jax.jvp(lambda v: soft(v, **hard), (scores,), (scores,))[1], 0)
+    slots, tangents = jax.jvp(lambda v: soft(v, **hard), (scores,), (scores,))
+    np.testing.assert_array_equal(slots, 1)
+    np.testing.assert_array_equal(tangents, 0)
+    assert jnp.any(jnp.isnan(jax.grad(lambda v: jnp.sum(soft(v, **hard)))(scores)))
     for options in (hard | {"where": scores > 0}, {"where": scores > 0}, {"candidates": 3}):
         chex.assert_tree_all_finite(jax.grad(lambda v: jnp.sum(soft(v, **options)))(scores))  # noqa: B023

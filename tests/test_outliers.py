@@ -34,6 +34,12 @@ def test_outliers_and_offsets_cost_less_than_a_hundredth(n, k):
     assert abs(mass(scores + jnp.float32(1e3), k) - clean) < 0.0005
 
 
+def test_an_offset_that_is_exact_changes_nothing_by_scaled():
+    scores = jnp.asarray(np.random.default_rng(0).permutation(16) / 64, jnp.float32)
+    mask, moved = (shtopk.topk_mask(v, 3, boost=shtopk.Scaled(20.0)) for v in (scores, 1e5 + scores))
+    np.testing.assert_array_equal(mask, moved)
+
+
 @SIZES
 def test_many_outliers_leave_the_rest_in_order(n, k):
     """k far above take the slots; as many far below lose at once."""

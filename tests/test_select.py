@@ -186,6 +186,10 @@ def test_a_different_k_for_each_row_under_vmap():
         np.testing.assert_allclose(mask, shtopk.topk_mask(v, k), rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize("k", [0, -1, 6])
+@pytest.mark.parametrize("k", [0, -1, 6, 2**32 + 2])
 def test_a_traced_k_out_of_range_is_never_silent(k):
-    assert np.all(np.isnan(shtopk.topk_mask(jnp.arange(5.0), jnp.int32(k))))
+    assert np.all(np.isnan(shtopk.topk_mask(jnp.arange(5.0), jnp.int64(k))))
+
+
+def test_a_traced_k_may_have_a_dtype_that_ends_below_n():
+    np.testing.assert_allclose(shtopk.topk_mask(scores_of(130), jnp.int8(3)).sum(-1), 3)

@@ -148,6 +148,20 @@ def test_a_masked_call_is_the_call_on_the_rows_that_take_part(reseed):
 
 
 @EITHER_SORT
+def test_slot_scores_have_the_gradient_of_where_beside_padding(reseed):
+    scores = jnp.array([0.3, -0.2, *[jnp.finfo("float32").min] * 4], jnp.float32)
+
+    def slope(where):
+        def loss(v):
+            out = shtopk.topk(v, v, 3, boost=shtopk.Scaled(20.0), reseed=reseed, where=where)
+            return jnp.sum(jnp.sin(jnp.where(out.scores > -1e9, out.scores, 0)))
+
+        return jax.grad(loss)(scores)[:2]
+
+    np.testing.assert_allclose(slope(None), slope(scores > -1e9), rtol=1e-6)
+
+
+@EITHER_SORT
 @pytest.mark.parametrize("order", ["score", "position"])
 @pytest.mark.parametrize("valid", [0, 1, 3])
 def test_fewer_valid_rows_than_k_leave_surplus_slots(valid, order, reseed):

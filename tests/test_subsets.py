@@ -1,5 +1,6 @@
 """A selection as a distribution over subsets, and slots drawn from it."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import chex
@@ -46,6 +47,7 @@ def test_probabilities_of_all_subsets_by_enumeration(options):
 
 @FOR_EVERY_CASE
 def test_samples_have_the_marginals_of_the_mask(options):
+    """And subsets have theirs: the slots are independent of each other, and so are the rows of a batch."""
     selection = shtopk.select(V, K, boost=shtopk.Scaled(1.0), **options)
     keys = jax.random.split(jax.random.key(0), 4000)
     draws = np.asarray(jax.jit(jax.vmap(selection.sample))(keys))
@@ -53,9 +55,11 @@ def test_samples_have_the_marginals_of_the_mask(options):
     assert draws.dtype == np.int32
     hits = (draws[..., None] == np.arange(N)).sum(2)
     assert hits.max() == 1  # distinct
-    mask = np.asarray(selection.mask())
-    error = np.sqrt(mask * (1 - mask) / 4000)
-    assert np.all(np.abs(hits.mean(0) - mask) <= 4.5 * error + 1e-12)
+    mask, subsets = np.asarray(selection.mask()), probabilities(selection)
+    drawn = np.all(np.sort(draws) == SUBSETS[:, None, None], axis=-1)  # (subsets, draws, batch)
+    both = np.einsum("ti,tj->ij", hits[:, 0], hits[:, 1]) / 4000
+    for found, p in ((hits.mean(0), mask), (drawn.mean(1), subsets), (both, np.outer(*mask))):
+        assert np.all(np.abs(found - p) <= 4.5 * np.sqrt(p * np.maximum(1 - p, 0) / 4000) + 1e-12)
 
 
 def test_the_order_of_the_indices_does_not_matter():
@@ -138,6 +142,19 @@ def test_the_gradient_of_log_prob_of_all_subsets_is_finite(x32):
         return jnp.sum(shtopk.select(v, K).log_prob(jnp.asarray(SUBSETS[:, None])))
 
     chex.assert_tree_all_finite(jax.jit(jax.grad(total))(V.astype(jnp.float32)))
+
+
+@pytest.mark.parametrize("of", ["entropy", "log_prob"])
+def test_half_precision_weights_have_the_gradient_of_float32(of):
+    selection = shtopk.select(V.astype(jnp.float32), K, boost=shtopk.Scaled(1.0))
+    weights, arguments = selection.weights.astype(jnp.float16), [selection.champions] * (of == "log_prob")
+
+    def gradient(weights):
+        return jax.grad(lambda w: getattr(replace(selection, weights=w), of)(*arguments).sum())(weights)
+
+    got, want = gradient(weights), gradient(weights.astype(jnp.float32))
+    assert np.abs(want).max() > 0.5
+    np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=2**-9, atol=2**-9)
 
 
 def test_the_score_function_has_mean_zero():
@@ -311,3 +328,11 @@ def test_experts_share_their_tokens():
     tokens, scores = E[0], jnp.stack([V[0], V[1], -V[0]])  # three experts
     selection = shtopk.select(scores, 2)
     np.testing.assert_allclose(selection.pool(tokens[None]), selection.matrix() @ tokens, rtol=1e-12)
+
+
+def test_a_batch_of_no_rows_adds_up_to_zeros():
+    scores, shared = jnp.zeros((0, 8)), jnp.ones((1, 8, 2))
+    rows = shtopk.select(scores, 2).unpool(jnp.ones((0, 2, 2)), sum_axis=0)
+    np.testing.assert_array_equal(rows, np.zeros((8, 2)))
+    gradient = jax.grad(lambda e: shtopk.topk(e, scores, 2).embeddings.sum())(shared)
+    np.testing.assert_array_equal(gradient, np.zeros((1, 8, 2)))

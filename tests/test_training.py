@@ -18,6 +18,20 @@ def test_scores_are_standardised_over_the_batch():
     np.testing.assert_allclose(boost.sharpness, 0.1)
 
 
+def test_a_small_spread_far_from_0_is_measured():
+    scores = 5000 + 0.25 * np.random.default_rng(0).normal(size=(8, 64))
+    np.testing.assert_allclose(np.std(shtopk.anneal(scores.astype("float32"), 0.5).scores), 1, rtol=0.01)
+
+
+@pytest.mark.parametrize("padding", [float(jnp.finfo(jnp.float32).min), -1e38])
+def test_vmap_over_rows_of_huge_scores_is_a_loop(padding, x32):
+    rows = jnp.array([[1e38, padding, 0.0, 0.0], [3.0, padding, 2.0, padding], [3.0, 1.0, 2.0, 0.0]])
+    alone = [shtopk.anneal(row, 0.5).scores for row in rows]
+    mapped = jax.vmap(lambda row: shtopk.anneal(row, 0.5).scores)(rows)
+    np.testing.assert_allclose(mapped, jnp.stack(alone), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jnp.std(mapped, axis=1), 1, rtol=1e-5)
+
+
 @pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
 def test_sharpness_grows_geometrically_and_noise_fades(progress):
     quiet = shtopk.anneal(V, progress, sharpness=(0.5, 8.0))
