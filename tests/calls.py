@@ -79,7 +79,7 @@ CALLS = {
     "topk": Call(lambda e, v, c: shtopk.topk(e, v, K, boost=shtopk.Scaled(c)), (E, V, C)),
     "topk: its options": Call(
         lambda e, v, where: shtopk.topk(
-            e, v, K, reseed=False, where=where, candidates=4, straight_through=True, order="position"
+            e, v, K, reseed=True, where=where, candidates=5, straight_through=True, order="position"
         ),
         (E, V, WHERE),
         exact=False,
@@ -100,7 +100,7 @@ CALLS = {
     ),
     "hard_topk": Call(lambda e, v: shtopk.hard_topk(e, v, K), (E, V)),
     "iterative_topk": Call(lambda e, v, c: shtopk.iterative_topk(e, v, K, alpha=c), (E, V, C)),
-    "select": Call(lambda v, c: shtopk.select(v, K, boost=shtopk.Scaled(c)), (V, C)),
+    "select": Call(lambda v, c: shtopk.select(v, K, boost=shtopk.Scaled(c), reseed=True), (V, C)),
     "topk_mask": Call(lambda v, c: shtopk.topk_mask(v, K, boost=shtopk.Relative(c)), (V, C), exact=False),
     # For a traced k all rounds down to one slot are compiled: two for three candidates, with a bye.
     "topk_mask: traced k": Call(

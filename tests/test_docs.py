@@ -8,6 +8,7 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,30 @@ def test_the_public_names_are_the_contracts():
     )
     for name in PUBLIC:
         assert inspect.getdoc(getattr(shtopk, name))
+
+
+BRACKET: dict[str, Any] = {"boost": shtopk.Relative(6.0, 0.75), "reseed": False, "candidates": None}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "topk": {**BRACKET, "straight_through": False, "draw": None, "key": None, "order": "score"},
+    "select": BRACKET,
+    "topk_mask": {**BRACKET, "log": False},
+    "anneal": {"key": None, "noise": 0.5, "sharpness": (0.1, 100.0)},
+    "iterative_topk": {"alpha": 1.0, "normalizer": "softmax"},
+    "hard_topk": {"order": "score"},
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_the_defaults_are_the_contracts(name):
+    parameters = inspect.signature(getattr(shtopk, name)).parameters.values()
+    split = {} if name in ("iterative_topk", "hard_topk") else {"axis_name": None}
+    given = {p.name: p.default for p in parameters if p.default is not p.empty}
+    assert given == {**DEFAULTS[name], **split, "where": None}
+
+
+def test_the_numbers_of_boosts_are_the_contracts():
+    assert shtopk.Power() == shtopk.Power(20.0)
+    assert shtopk.Relative() == shtopk.Relative(6.0, 0.75)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -107,7 +107,7 @@ def masks_of(scores, boost, k, reseed):
     return mask(scores), jax.vmap(mask)(scores), jax.lax.map(mask, scores)
 
 
-@run
+@settings(max_examples=6, deadline=None)  # each compiles three programs
 @given(cases())
 def test_batch_is_vmap_is_a_loop(case):
     scores, k, boost, reseed = case
