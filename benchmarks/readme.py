@@ -3,6 +3,7 @@
 In README.md the function NAME writes the text between `<!-- results: NAME -->` and `<!-- end -->`.
 """
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -107,5 +108,6 @@ def rendered(text):
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__).parse_args()
     path = ROOT / "README.md"
     path.write_text(rendered(path.read_text()))

@@ -24,9 +24,16 @@ def directory(quick):
     return path
 
 
+def path(name, quick):
+    """The results file of a benchmark that runs on any backend; a GPU's is not the CPU's."""
+    backend = jax.default_backend()
+    return directory(quick) / (f"{name}.json" if backend == "cpu" else f"{backend}-{name}.json")
+
+
 def environment():
-    """Versions and hardware."""
+    """The date, versions and hardware."""
     return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {
             "python": platform.python_version(),
             "jax": jax.__version__,
@@ -50,7 +57,6 @@ def write(path, *, settings, rows, started, **sections):
     `rows`, the measurements, take a line each, so that a diff shows which of them moved.
     """
     head = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seconds": round(time.monotonic() - started, 1),
         **environment(),
         "settings": settings,

@@ -61,6 +61,15 @@ def test_a_cell_as_it_is_now_agrees_with_the_formula():
     assert report.sent(row, "axis_name", "step") == report.formula(8, 128, 8, 4)
 
 
+@pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="the committed results are of its checked form")
+def test_the_memory_of_a_cell_is_what_was_committed():
+    """To a quarter, as versions of XLA differ: the memory of a step must not grow without notice."""
+    cell = DEVICES["settings"]["base"] | {"devices": 8}
+    committed, now = report.cell_of(ROWS, cell), measure(cell)
+    for method in ("axis_name", "axis_name, candidates=4k"):
+        assert report.temporary(now, method) < 1.25 * report.temporary(committed, method)
+
+
 def test_the_guides_numbers_for_64_gpus():
     cell = DEVICES["settings"]["largest"]
     assert cell == {"devices": 64, "n": 2**24, "k": 64, "d": 512}
@@ -69,7 +78,11 @@ def test_the_guides_numbers_for_64_gpus():
     assert report.size(4 * 63 / 64 * (2 * 2**24 + 2 * 64 * 513)) == "132 MB"
     row = report.cell_of(ROWS, cell)
     assert report.size(report.sent(row, "axis_name", "step")) == "132 MB"
-    memory = report.temporary(row, "axis_name")
-    assert (report.size(memory), round(memory / cell["n"])) == ("2 GB", 119)
+    for method, bytes_in_all, each in (
+        ("axis_name", "1.14 GB", 68),
+        ("axis_name, candidates=4k", "70.2 MB", 4),
+    ):
+        memory = report.temporary(row, method)
+        assert (report.size(memory), round(memory / cell["n"])) == (bytes_in_all, each)
     assert report.BYTES_PER_SECOND == 400e9 / 8
     assert report.sent(row, "jit over NamedSharding", "step") > payload

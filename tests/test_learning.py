@@ -1,5 +1,6 @@
 """The training benchmark: what its tables say, its methods' laws, and that the docs show its committed results."""
 
+import json
 import re
 from functools import cache, partial
 from itertools import combinations
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import shtopk
+from benchmarks import learning, records
 from benchmarks.learning import drawn, report
 from benchmarks.learning.methods import BY_LOGS, METHODS, OURS
 from benchmarks.learning.peers import Moment, _log_sums, _subset
@@ -125,6 +127,26 @@ def test_steps_to_a_level_count_from_where_it_stays_above():
     assert report.since([0.9, 0.1], 0.5) == float("inf")
 
 
+def test_a_new_row_keeps_the_other_rows_and_says_where_it_was_made(tmp_path):
+    path = tmp_path / "learning-marked-tokens.json"
+    old = [{"method": "recipe", "score": [[0.9]]}, {"method": "gated top k", "score": [[0.1]]}]
+    path.write_text(json.dumps({"settings": {"seeds": [0]}, "rows": old}))
+    learning.write(path, {"seeds": (0,)}, {"method": "recipe", "score": [[0.8]]}, started=0.0)
+    new, kept = json.loads(path.read_text())["rows"]
+    assert kept == old[1]
+    assert new == {"method": "recipe", "score": [[0.8]], "made": records.environment()}
+
+
+def test_methods_and_tasks_without_further_seeds_have_a_dash():
+    more = MORE["marked-tokens"]
+    one = more | {"rows": [row for row in more["rows"] if row["method"] == "recipe"]}
+    *_, first, second = report.by_all_seeds(
+        {"marked-tokens": RESULTS["marked-tokens"]}, {"marked-tokens": one, "digits-256": one}
+    )
+    assert first.startswith("| marked-tokens | 0.9") and first.endswith(" | -" * 6 + " |")
+    assert second == "| digits-256" + " | -" * 7 + " |"
+
+
 def test_every_task_was_measured_and_ours_stayed_finite():
     assert set(RESULTS) == set(TASKS)
     for result in RESULTS.values():
@@ -228,12 +250,12 @@ def test_what_the_docs_say_of_the_pruned_transformer():
     rows, (mask, _, drawn_slots, plain_slots) = ROWS[PRUNING], report.FORMS
     assert best_peer(PRUNING) == "threshold mask"
     assert abs(standard_errors(PRUNING, mask, "threshold mask")) < 1
-    assert abs(standard_errors(PRUNING, drawn_slots, "threshold mask")) < 1
-    assert standard_errors(PRUNING, plain_slots, "threshold mask") > 1
-    assert standard_errors(PRUNING, plain_slots, mask) > 1
-    assert mean(PRUNING, "gated top k") == 0.783
+    assert round(standard_errors(PRUNING, plain_slots, "threshold mask"), 1) == 1.6
+    for slots in (plain_slots, drawn_slots):
+        assert abs(standard_errors(PRUNING, slots, mask)) < 1
+    assert mean(PRUNING, "gated top k") == 0.779
     methods = ("gated top k", mask, "threshold mask", drawn_slots, plain_slots)
-    assert [rows[name]["failed"] for name in methods] == [6, 3, 3, 0, 0]
+    assert [rows[name]["failed"] for name in methods] == [6, 1, 2, 0, 0]
     assert {rows[name]["seeds"] for name in methods} == {15}
     best = sorted(rows, key=lambda name: -rows[name]["mean"])[:4]
     assert [name for name in best if "slots" not in name] == []
@@ -242,7 +264,7 @@ def test_what_the_docs_say_of_the_pruned_transformer():
 def test_what_the_docs_say_of_the_pace():
     mask, drawn_slots = "recipe, sharp at two thirds", "recipe, by drawn slots, sharp at two thirds"
     assert max(ROWS[PRUNING], key=lambda name: mean(PRUNING, name)) == drawn_slots
-    assert (mean(PRUNING, mask), mean(PRUNING, drawn_slots)) == (0.888, 0.932)
+    assert (mean(PRUNING, mask), mean(PRUNING, drawn_slots)) == (0.882, 0.926)
     for task in ("marked-tokens", "digits-256", "digits-1024", "selective-copying"):
         assert standard_errors(task, mask, "recipe") < 1
         assert standard_errors(task, drawn_slots, "recipe, by drawn slots") < 1
@@ -253,7 +275,6 @@ def test_what_the_docs_say_of_the_pace():
 def test_what_the_docs_say_of_drawn_slots():
     for task in ROWS:
         assert abs(standard_errors(task, "recipe, by drawn slots", "recipe, by slots")) <= 2
-    for task in EIGHT:
         for slots in ("recipe, by drawn slots", "recipe, by slots"):
             assert standard_errors(task, "recipe", slots) > -1
     assert ROWS["digits-256"]["recipe, by drawn slots"]["failed"] == 3
@@ -270,7 +291,7 @@ def test_what_the_docs_say_of_the_mask_and_then_drawn_slots():
     ahead = {task for task in ROWS if standard_errors(task, both, drawn_slots) > 1}
     chosen = {"marked-tokens", "digits-256", "selective-copying", "features-orange-skin", "features-additive"}
     assert ahead == chosen
-    assert round(standard_errors(PRUNING, "recipe, by slots", both), 1) == 1.4
+    assert round(standard_errors(PRUNING, "recipe, by slots", both), 1) == 1.5
     assert (mean("selective-copying", both), mean("selective-copying", drawn_slots)) == (1.0, 0.702)
 
 
@@ -293,6 +314,10 @@ def test_what_the_docs_say_of_more_seeds():
     assert round(standard_errors("digits-256", "recipe", "threshold mask", OVER_ALL), 1) == -1.2
     fails = [sum(OVER_ALL[task][name]["failed"] for task in EIGHT) for name in ("recipe", *peers)]
     assert fails == [4, 5, 56]
+    seeds = [*(OVER_ALL[task] for task in EIGHT), ROWS[PRUNING]]
+    for name, failures in (("recipe, by slots", 13), ("recipe, by drawn slots", 17)):
+        assert sum(rows[name]["failed"] for rows in seeds) == failures
+        assert sum(rows[name]["seeds"] for rows in seeds) == 175
     assert sum(OVER_ALL[task]["recipe"]["seeds"] for task in EIGHT) == 160
     for task in set(EIGHT) - {"digits-1024"}:
         assert abs(OVER_ALL[task]["recipe"]["mean"] - mean(task, "recipe")) < 0.008
@@ -365,7 +390,7 @@ def test_what_the_docs_say_of_the_parts_of_the_recipe():
     behind = [round(mean(task, "recipe") - mean(task, "recipe, Relative"), 3) for task in (orange, switch)]
     assert behind == [0.009, 0.0]
     assert ROWS[digits]["recipe, 0.5 to 16"]["failed"] == 4
-    softer = {PRUNING: (0.818, 0.866), switch: (0.871, 0.878), additive: (0.942, 0.950), xor: (0.627, 0.630)}
+    softer = {PRUNING: (0.807, 0.888), switch: (0.871, 0.878), additive: (0.942, 0.950), xor: (0.627, 0.630)}
     assert {task: (mean(task, "recipe, 0.03 to 30"), mean(task, "recipe")) for task in softer} == softer
     for task in set(ROWS) - set(softer):
         assert abs(standard_errors(task, "recipe, 0.03 to 30", "recipe")) < 1

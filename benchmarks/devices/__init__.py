@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 from tqdm import tqdm
 
 from benchmarks import records
@@ -19,6 +20,7 @@ from benchmarks.devices.measure import MODES
 
 def run(quick):
     started = time.monotonic()
+    jax.config.update("jax_platforms", "cpu")  # so that the results name the CPU as their hardware
     base, largest, cells = plan(quick)
     rows, by_count = [], {}
     for cell in cells:

@@ -41,6 +41,14 @@ def size(count):
     return f"{count} B"
 
 
+def duration(seconds):
+    """Seconds, three digits."""
+    for unit, name in ((1, "s"), (1e-3, "ms")):
+        if seconds >= unit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds * 1e6:.3g} µs"
+
+
 def sweep(rows, base, name):
     """A table of the cells that differ from `base` in `name` only: a step's bytes sent / temporary bytes."""
     cells = [row for row in rows if all(row[other] == base[other] for other in base if other != name)]
@@ -78,7 +86,7 @@ def largest(rows, cell):
             method,
             size(sent(row, method, "forward")),
             size(sent(row, method, "step")),
-            f"{1e3 * sent(row, method, 'step') / BYTES_PER_SECOND:.3g} ms",
+            duration(sent(row, method, "step") / BYTES_PER_SECOND),
             size(temporary(row, method)),
         ]
         for method in row["methods"]

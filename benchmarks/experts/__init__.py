@@ -54,7 +54,7 @@ def run(quick):
     cases = [(capacity, mode) for capacity in capacities for mode in ("forward", "gradient")]
     rows = [row for case in tqdm(cases, desc="experts") for row in measured(*case, arguments)]
     settings = {"tokens": tokens, "experts": EXPERTS, "d": D, "dtype": "float32"}
-    records.write(records.directory(quick) / "experts.json", started=started, rows=rows, settings=settings)
+    records.write(records.path("experts", quick), started=started, rows=rows, settings=settings)
 
 
 def measured(capacity, mode, arguments):

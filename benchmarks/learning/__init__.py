@@ -19,11 +19,15 @@ from benchmarks.learning.tasks import TASKS
 from benchmarks.learning.train import HELD_OUT, RATES, SEGMENTS, TUNING_SEED, configurations, measure
 
 MORE_SEEDS = list(range(5, 20))
+QUICKLY = ("recipe", "gated top k", "iterative, annealed")  # the methods of a quick run
 
 
 def write(path, settings, row, started):
-    """Write the row of one method among the results of a task, the other rows as they are under the same settings."""
-    rows = {row["method"]: row}
+    """Write the row of one method among the results of a task; under the same settings the others stay.
+
+    The head of the file is that of its newest row, so each row has its own date, versions and hardware.
+    """
+    rows = {row["method"]: row | {"made": records.environment()}}
     if path.exists():
         before = json.loads(path.read_text())
         if before["settings"] == json.loads(json.dumps(settings)):
@@ -40,14 +44,22 @@ def grid(task, method, quick, more_seeds):
     return known or configurations(method)
 
 
+def seeds_of(task, quick, more_seeds):
+    if more_seeds:
+        return MORE_SEEDS[:2] if quick else MORE_SEEDS
+    return list(range(1 if quick else TASKS[task].seeds))
+
+
 def run(quick, tasks=None, methods=None, more_seeds=False):
-    tasks = tasks or (list(report.MORE) if more_seeds else ["marked-tokens"] if quick else list(TASKS))
-    some = report.FURTHER if more_seeds else ["recipe", "gated top k", "iterative, annealed"]
-    methods = methods or (some if quick or more_seeds else list(METHODS))
-    for given, known in ((tasks, TASKS), (methods, METHODS)):
+    # A task with more seeds has had most of the further ones among its first.
+    known_tasks = report.MORE if more_seeds else tuple(TASKS)
+    tasks = tasks or (["marked-tokens"] if quick else known_tasks)
+    some = report.FURTHER if more_seeds else METHODS
+    methods = methods or [method for method in some if not quick or method in QUICKLY]
+    for given, known in ((tasks, known_tasks), (methods, METHODS)):
         if unknown := set(given) - set(known):
             raise SystemExit(f"unknown: {sorted(unknown)}; there are {list(known)}")
-    seeds = {t: MORE_SEEDS if more_seeds else list(range(1 if quick else TASKS[t].seeds)) for t in tasks}
+    seeds = {t: seeds_of(t, quick, more_seeds) for t in tasks}
     pairs = [(t, m) for t in tasks for m in methods if m in BY_LOGS or not TASKS[t].reads_logs]
     tuned = [pair for pair in pairs if not more_seeds and METHODS[pair[1]].first is None]
     runs = sum(len(seeds[t]) for t, _ in pairs) + sum(len(configurations(m)) for _, m in tuned)

@@ -10,17 +10,7 @@ from benchmarks import records
 from benchmarks.learning.methods import OURS
 from benchmarks.learning.tasks import TASKS
 
-HEAD = (
-    "method",
-    "score",
-    "worst",
-    "recall",
-    "failed",
-    "steps to 90 %",
-    "seconds to 90 %",
-    "ms a step",
-    "rate, number",
-)
+HEAD = ("method", "score", "worst", "recall", "failed", "steps to 90 %", "rate, number")
 FORMS = ("recipe", "recipe, mask then drawn slots", "recipe, by drawn slots", "recipe, by slots")
 COMPARED = (*FORMS, "threshold mask", "gated top k")  # the lines of the figure
 FURTHER = (*COMPARED, "recipe, 0.03 to 30")  # the methods with further seeds, on these tasks
@@ -39,13 +29,13 @@ def read(directory, more_seeds=False):
 
 
 def summary(result):
-    """One dict for each method: final scores over seeds, recall, share of failures, steps and seconds to 90 %.
+    """One dict for each method: final scores over seeds, recall, share of failures, steps to 90 %.
 
     A seed has failed if it ends nearer to chance than to the best method's mean. Steps to 90 % are those after
     which a run is above, for good, chance + 90 % of the way from there to the best mean; the median over seeds.
     """
     rows, chance = result["rows"], result["settings"]["chance"]
-    top = max(statistics.mean(run[-1] for run in row["score"]) for row in rows)
+    top = max((statistics.mean(run[-1] for run in row["score"]) for row in rows), default=chance)
     out = []
     for row in rows:
         final = [run[-1] for run in row["score"]]
@@ -64,8 +54,6 @@ def summary(result):
                 "failed": sum(x < (chance + top) / 2 for x in final),
                 "seeds": len(final),
                 "steps": steps,
-                "seconds": None if steps is None else steps * row["step_ms"] / 1e3,
-                "step_ms": row["step_ms"],
                 "finite": bool(np.all(np.isfinite([row["loss"], row["largest_norm"]]))),
                 "tuned": f"{row['rate']:g}, {row['number']:g}",
             }
@@ -83,7 +71,6 @@ def since(run, level):
 def table(result):
     """A task's table, best mean score first."""
     for s in sorted(summary(result), key=lambda s: -s["mean"]):
-        seconds = None if s["seconds"] is None else f"{s['seconds']:.1f}"
         yield (
             s["method"],
             _score(s),
@@ -91,8 +78,6 @@ def table(result):
             f"{s['recall']:.2f}",
             f"{s['failed']} of {s['seeds']}",
             s["steps"],
-            seconds,
-            f"{s['step_ms']:.1f}",
             s["tuned"],
         )
 
@@ -136,9 +121,9 @@ def by_all_seeds(results, more):
     """A line for each task and a column for each method with further seeds: the score over all seeds, how many fail."""
     lines = []
     for name, further in more.items():
-        rows = {s["method"]: s for s in summary(with_further_seeds(results[name], further))}
-        entries = (f"{_score(rows[method])}, {rows[method]['failed']}" for method in FURTHER)
-        lines.append([name, *entries])
+        found = summary(with_further_seeds(results[name], further)) if name in results else []
+        entries = {s["method"]: f"{_score(s)}, {s['failed']}" for s in found}
+        lines.append([name, *map(entries.get, FURTHER)])
     return records.markdown(["task", *FURTHER], lines)
 
 
@@ -211,4 +196,5 @@ def apart(heights, limits):
 def write(directory):
     results = read(directory)
     records.replace(directory / "learning.md", text(results, read(directory, more_seeds=True)))
-    figure(results, directory / "learning.png")
+    if results:  # a quick run of further seeds may be the first of all
+        figure(results, directory / "learning.png")

@@ -1,9 +1,7 @@
 """Training one task by one method: tuned first, then on fresh seeds."""
 
-import statistics
 import time
 from functools import partial
-from itertools import chain
 
 import jax
 import jax.numpy as jnp
@@ -39,10 +37,8 @@ class Trainer:
         """The history of one run: a dict of lists, one entry for each segment."""
         state, history = self.init(seed), []
         for part in range(SEGMENTS):
-            started = time.perf_counter()
-            state, seen = jax.block_until_ready(self.segment(state, rate, number, seed, part))
-            seen = {name: float(x) for name, x in seen.items()}
-            history.append(seen | {"seconds": time.perf_counter() - started})
+            state, seen = self.segment(state, rate, number, seed, part)
+            history.append({name: float(x) for name, x in seen.items()})
             progress.update()
         return {name: [seen[name] for seen in history] for name in history[0]}
 
@@ -109,16 +105,12 @@ def measure(task, name, steps, seeds, progress, grid):
     tuning = [trainer.run(*config, TUNING_SEED, progress) for config in grid if len(grid) > 1]
     chosen = max(range(len(tuning)), key=lambda i: tuning[i]["score"][-1], default=0)
     runs = [trainer.run(*grid[chosen], seed, progress) for seed in seeds]
-    each = steps // SEGMENTS
     return {
         "method": name,
         "rate": grid[chosen][0],
         "number": grid[chosen][1],
         "tuned_over": len(grid),
-        "steps": each * SEGMENTS,
-        "step_ms": records.rounded(
-            1e3 * statistics.median(chain(*(run["seconds"] for run in runs))) / each, 3
-        ),
+        "steps": steps // SEGMENTS * SEGMENTS,
         "seconds": round(time.monotonic() - started, 1),
         **{
             name: [[records.rounded(x, 4) for x in run[name]] for run in runs]

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import jax
@@ -32,7 +32,7 @@ def kernels(calls, arguments):
 
 
 def programs(profile, count):
-    """The nanoseconds of each kernel of `count` programs, in their order; the longest gaps separate the programs."""
+    """The nanoseconds of each kernel of `count` programs, in order; the longest idle gaps separate them."""
     events = sorted(
         (event.start_ns, event.duration_ns)
         for plane in profile.planes
@@ -41,7 +41,8 @@ def programs(profile, count):
         if line.name.startswith("Stream")
         for event in line.events
     )
-    starts = [later[0] - earlier[0] for earlier, later in pairwise(events)]
-    longest = sorted(range(len(starts)), key=starts.__getitem__)[len(starts) - (count - 1) :]
+    latest = accumulate((start + duration for start, duration in events), max)  # streams overlap
+    idle = [start - end for (start, _), end in zip(events[1:], latest, strict=False)]
+    longest = sorted(range(len(idle)), key=idle.__getitem__)[len(idle) - (count - 1) :]
     ends = [0, *(after + 1 for after in sorted(longest)), len(events)]
     return [[duration for _, duration in events[first:last]] for first, last in pairwise(ends)]

@@ -23,8 +23,7 @@ PARTS = {"stages": stages, "cells": measure}
 def run(quick):
     started = time.monotonic()
     processes.share_memory()
-    backend = jax.default_backend()
-    gpu = backend == "gpu"
+    gpu = jax.default_backend() == "gpu"
     jobs = [("stages", size) for size in (stages.SIZES[:1] if quick else stages.SIZES)]
     jobs += [("cells", c) for c in measure.cells(quick, gpu)]
     if gpu:
@@ -34,7 +33,7 @@ def run(quick):
         compiling = measure.compile_times(quick)
         found = [finish(prepare(job)) for job in tqdm(jobs, desc="speed", unit="job")]
     rows = {part: [row for (name, _), row in zip(jobs, found, strict=True) if name == part] for part in PARTS}
-    path = records.directory(quick) / ("speed.json" if backend == "cpu" else f"{backend}-speed.json")
+    path = records.path("speed", quick)
     settings = {"dtype": "float32", "seed": measure.SEED, "modes": measure.MODES, "queue": pace().queue}
     records.write(
         path,

@@ -36,7 +36,7 @@ AGAINST = {
 def prepare(size):
     """The size, its stages and limits compiled, `{name: call}`, and the arrays that each of them takes."""
     batch, n, k, d = size
-    keys = jax.random.split(jax.random.key(0), 3)
+    keys = jax.random.split(jax.random.key(0), 5)
     scores = jax.random.uniform(keys[0], (batch, n))
     chosen = shtopk.select(scores, k)
     x = {
@@ -46,11 +46,11 @@ def prepare(size):
         "weights": chosen.weights,
         "E": jax.random.uniform(keys[1], (batch, n, d)),
         "G": jax.random.normal(keys[2], (batch, k, d)),
+        # The loss weighs the squares of the slots' scores and of the weights of the bracket's places.
+        "loss": (jax.random.normal(keys[3], (batch, k)), jax.random.normal(keys[4], (batch, width(n, k)))),
     }
-    calls = {
-        name: compiled(stage, x).call for name, stage in (limits() | tournament(n, k) | payload()).items()
-    }
-    return size, calls, x
+    stages = limits() | tournament(n, k) | payload()
+    return size, {name: compiled(stage, x).call for name, stage in stages.items()}, x
 
 
 def finish(prepared):
@@ -70,26 +70,29 @@ def limits():
     }
 
 
+def width(n, k):
+    """The places of the bracket."""
+    return k << _rounds.round_count(n, k)
+
+
 def tournament(n, k):
     def play(scores, reseed):
-        width = k << _rounds.round_count(n, k)
-
         def row(v):
-            return _rounds.play(jnp.pad(v, (0, width - n)), n, n, k, shtopk.Relative(), reseed)[:2]
+            return _rounds.play(jnp.pad(v, (0, width(n, k) - n)), n, n, k, shtopk.Relative(), reseed)[:2]
 
         return jax.vmap(row)(scores)
 
-    def with_gradient(scores, reseed):
-        out, pull = jax.vjp(lambda v: play(v, reseed), scores)
-        return out, pull(jax.tree.map(jnp.ones_like, out))
+    def with_gradient(x, reseed):
+        out, pull = jax.vjp(lambda v: play(v, reseed), x["seeded"])
+        return out, pull(jax.tree.map(jnp.multiply, x["loss"], out))
 
     return {
         "sort": lambda x: jax.vmap(_seeding.seed_order)(x["scores"]),
         "top 4k": lambda x: jax.vmap(partial(_seeding.seed_order, best=min(n, 4 * k)))(x["scores"]),
         "rounds": lambda x: play(x["seeded"], False),
-        "rounds, with gradient": lambda x: with_gradient(x["seeded"], False),
+        "rounds, with gradient": lambda x: with_gradient(x, False),
         "rounds, reseed=True": lambda x: play(x["seeded"], True),
-        "rounds, reseed=True, with gradient": lambda x: with_gradient(x["seeded"], True),
+        "rounds, reseed=True, with gradient": lambda x: with_gradient(x, True),
     }
 
 
