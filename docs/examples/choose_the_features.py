@@ -74,18 +74,22 @@ class Chooser(nn.Module):
     features: int
     classes: int
     by_input: bool
+    spread: float = 0.0  # of the first scores of a global choice
 
     def setup(self):
         if self.by_input:
             self.scorer = nn.Sequential([nn.Dense(WIDTH), nn.gelu, nn.Dense(self.features + 1)])
             self.reader = nn.Sequential([nn.Dense(WIDTH), nn.gelu, nn.Dense(self.classes)])
         else:
-            self.table_scores = self.param("scores", nn.initializers.zeros, (1, self.features + 1))
+            self.table_scores = self.param("scores", nn.initializers.normal(self.spread), (1, self.features))
+            self.number = self.param("number", nn.initializers.zeros, (1,))
             self.reader = nn.Dense(self.classes)
 
     def scores(self, x):
         """One score for each feature `(rows or 1, n)`, and the number that gives k where k is learned."""
-        out = self.scorer(x) if self.by_input else self.table_scores
+        if not self.by_input:
+            return self.table_scores, self.number
+        out = self.scorer(x)
         return out[:, :-1], out[:, -1]
 
     def read(self, x):
@@ -119,6 +123,7 @@ def hard(scores, k, progress, key):
 
 
 def gated(scores, k, progress, key):
+    scores += 0.5 * (1 - progress) * jax.random.normal(key, scores.shape)  # as in `anneal`
     return nn.sigmoid(scores) * hard(scores, k, progress, key)
 
 
@@ -199,6 +204,8 @@ def choose_globally(table, learn):
     """Rows of the results: one for each way and k, with the accuracy of each split."""
     splits, n = len(table.x), table.x.shape[-1]
     model = Chooser(n, len(np.unique(table.y)), by_input=False)
+    # From equal scores, gated top k would keep its first k features, because the others get no gradient.
+    scattered = model.clone(spread=1.0)
     generator = np.random.default_rng(0)
     scores = {
         "SelectKBest": lambda s, k: by_univariate_test(table.x[s], table.y[s]),
@@ -212,11 +219,11 @@ def choose_globally(table, learn):
         for k in (table.ks if way != "all features" else (n,))
         for s in range(splits)
     ]
-    for way, weigh, runs in [
-        ("shtopk", soft, grid(splits, table.ks, table.prices)),
-        ("gated top k", gated, grid(splits, table.ks, [])),
+    for way, start, weigh, runs in [
+        ("shtopk", model, soft, grid(splits, table.ks, table.prices)),
+        ("gated top k", scattered, gated, grid(splits, table.ks, [])),
     ]:
-        found, ks, _ = learn(model, weigh, hard, table[1:5], runs)
+        found, ks, _ = learn(start, weigh, hard, table[1:5], runs)
         for score, k, s, price in zip(*map(np.array, (found, ks, runs.split, runs.price)), strict=True):
             choices.append((way if price == 0 else f"{way}, k learned", int(s), int(k), price, score))
     return gather(

@@ -66,10 +66,8 @@ class Explainer(nn.Module):
 
 
 def soft_mask(scores, k, progress, key):
-    """Weights `(batch, 16)`: row i sums to `k[i]`, or each row to an int `k`."""
+    """Weights `(batch, 16)`, of which row i sums to `k[i]` once half of the training is over."""
     scores, boost = shtopk.anneal(scores, progress, key)
-    if isinstance(k, int):
-        return shtopk.topk_mask(scores, k, boost=boost)
     # All features are read at first, whatever k is: what they say is learned before what can be left out.
     k = N + jnp.minimum(1, 2 * progress) * (k - N)
     return jax.vmap(lambda row, k: shtopk.topk_mask(row, k, boost=boost))(scores, k)
@@ -77,7 +75,7 @@ def soft_mask(scores, k, progress, key):
 
 def hard_mask(scores, k):
     mask = partial(shtopk.topk_mask, boost=shtopk.Scaled(jnp.inf))
-    return jax.vmap(mask)(scores, jnp.broadcast_to(jnp.round(k).astype(int), scores.shape[:1]))
+    return jax.vmap(mask)(scores, jnp.round(k).astype(int))
 
 
 # Training and evaluation
@@ -93,7 +91,7 @@ def train(steps, fixed, held_out, seed):
 
     def read(params, rows, mask):
         scores, says, k = model.apply(params, rows.features)
-        k = k if fixed is None else fixed
+        k = k if fixed is None else jnp.full(k.shape, float(fixed))
         return (jnp.sum(mask(scores, k) * says, axis=1) - rows.label) ** 2, k
 
     def loss(params, step):
@@ -131,7 +129,6 @@ def compare(steps, seeds, fixed_ks):
     for fixed in (None, *fixed_ks):
         of_seeds = jax.jit(jax.vmap(partial(train, steps, fixed), in_axes=(None, 0)))
         error, k = map(np.asarray, of_seeds(held_out, jnp.arange(1, seeds + 1)))
-        k = np.broadcast_to(k if fixed is None else fixed, error.shape)
         name = f"k = {fixed}" if fixed else "learned k"
         ways[name] = summary(error, k)
         if not fixed:
