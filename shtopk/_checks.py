@@ -111,7 +111,7 @@ def _remedy(label, shape, lead):
         return "if it is part of a list of numbers, convert the list with jnp.asarray"
     if shape == lead[: len(shape)]:
         return "if scores and embeddings are swapped, pass embeddings first"
-    if shape[1 : 1 + len(lead)] == lead:
+    if len(shape) > 1 + len(lead) and shape[1 : 1 + len(lead)] == lead:
         return "if embeddings are a batch, pass scores with the same leading axes, or use jax.vmap over embeddings"
     return _with_axes(label, shape, lead) or f"reshape or transpose {label} so that it does"
 

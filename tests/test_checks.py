@@ -143,6 +143,8 @@ def test_embeddings_that_do_not_fit_are_refused_by_name(function):
         function(E, V[:, None], 1)
     with refused(ValueError, "embeddings has shape (2, 5)", "(5,)", "reshape"):
         function(E.T, V, 2)
+    with refused(ValueError, "embeddings has shape (3, 5, 2)", "(5,)", "jax.vmap over embeddings"):
+        function(jnp.ones((3, 5, 2)), V, 2)
     with refused(ValueError, "embeddings['a'][1] has shape ()", "(5,)", "list of numbers", "jnp.asarray"):
         function({"a": [E, 1.0]}, V, 2)
     with refused(ValueError, "embeddings has shape (5, 2)", "(3, 5)", "pass embeddings[None]"):
