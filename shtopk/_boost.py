@@ -117,7 +117,7 @@ def centred(boost, ranked, last):
     pivot, most = lax.stop_gradient(ranked[last]), float(jnp.finfo(ranked.dtype).max)
     pivot = jnp.where(jnp.isfinite(pivot), pivot, 0)
     moved = jnp.where(jnp.isfinite(ranked), jnp.clip(ranked - pivot, -most, most), ranked)
-    # The derivative of a clip is halved at its limit. Without it, a gradient also starts one kernel less (H100).
+    # A clip would halve the derivative at its limit. With the whole one, a gradient starts one kernel less (H100).
     return value_of(moved, ranked)
 
 

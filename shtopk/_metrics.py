@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from shtopk import _checks
 from shtopk._jit import compiled
-from shtopk._precision import accumulation_dtype
+from shtopk._precision import accumulation_dtype, as_divisor
 
 
 def nccs(reference: ArrayLike, approximation: ArrayLike) -> jax.Array:
@@ -48,9 +48,7 @@ def _nccs(reference, approximation):
 
 
 def _directions(x):
-    # So that no square overflows or vanishes. A direction does not depend on a length, which may be constant here. XLA
-    # may divide by a reciprocal, which is 0 where it is subnormal.
-    largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-    x = x / jnp.minimum(jnp.where(largest == 0, 1, largest), float(jnp.finfo(x.dtype).max) / 8)
+    # So that no square overflows or vanishes. A direction does not depend on a length, which may be constant here.
+    x = x / as_divisor(lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True)))
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return x / jnp.sqrt(jnp.where(square == 0, 1, square))

@@ -1,4 +1,4 @@
-"""The dtype that sums and scores are computed in."""
+"""The dtype that sums and scores are computed in, and the ends of its range."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +7,15 @@ import numpy as np
 def accumulation_dtype(*dtypes):
     """The widest of `dtypes`, float32 at least: half precision is computed in float32 inside."""
     return max((jnp.dtype(jnp.float32), *dtypes), key=lambda dtype: jnp.finfo(dtype).bits)
+
+
+def as_divisor(size):
+    """`size`, an array of 0 or more, by which numbers of at most that size may be divided.
+
+    It is 1 where `size` is 0, and at most an eighth of the largest number: XLA may multiply by the reciprocal, which
+    would be subnormal beyond a quarter, and a CPU may read a subnormal number as 0.
+    """
+    return jnp.minimum(jnp.where(size == 0, 1, size), float(jnp.finfo(size.dtype).max) / 8)
 
 
 def lowest(dtype):

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from shtopk import _checks, _sharding
 from shtopk._boost import Scaled
 from shtopk._jit import compiled
-from shtopk._precision import accumulation_dtype
+from shtopk._precision import accumulation_dtype, as_divisor
 
 
 class Annealed(NamedTuple):
@@ -102,10 +102,8 @@ def _standardised(scores, where, devices):
     """`scores` minus their mean, divided by their spread, both over finite scores inside `where`, and constant."""
     still = lax.stop_gradient(scores)
     part = jnp.isfinite(still) if where is None else where & jnp.isfinite(still)
-    size = devices.most(jnp.max(jnp.where(part, jnp.abs(still), 0), initial=0))
-    # So that no square of the numbers below overflows. XLA may divide by `size` by its reciprocal, which is 0 where it
-    # is subnormal, so an eighth of the largest number is large enough.
-    size = jnp.minimum(jnp.where(size > 0, size, 1), float(jnp.finfo(scores.dtype).max) / 8)
+    largest = devices.most(jnp.max(jnp.where(part, jnp.abs(still), 0), initial=0))
+    size = as_divisor(largest)  # no square of the numbers below overflows
 
     def mean(x):
         total, count = devices.total((jnp.sum(jnp.where(part, x, 0)), jnp.sum(part, dtype=x.dtype)))

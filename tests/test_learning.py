@@ -127,7 +127,7 @@ def test_steps_to_a_level_count_from_where_it_stays_above():
     assert report.since([0.9, 0.1], 0.5) == float("inf")
 
 
-def test_a_new_row_keeps_the_other_rows_and_says_where_it_was_made(tmp_path):
+def test_a_new_row_says_where_it_was_made_and_keeps_the_others(tmp_path):
     path = tmp_path / "learning-marked-tokens.json"
     old = [{"method": "recipe", "score": [[0.9]]}, {"method": "gated top k", "score": [[0.1]]}]
     path.write_text(json.dumps({"settings": {"seeds": [0]}, "rows": old}))

@@ -35,18 +35,17 @@ def sent(row, method, mode):
 
 def size(count):
     """Bytes, three digits."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= unit:
-            return f"{count / unit:.3g} {name}"
-    return f"{count} B"
+    return _in_units(count, ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")))
 
 
 def duration(seconds):
     """Seconds, three digits."""
-    for unit, name in ((1, "s"), (1e-3, "ms")):
-        if seconds >= unit:
-            return f"{seconds / unit:.3g} {name}"
-    return f"{seconds * 1e6:.3g} µs"
+    return _in_units(seconds, ((1, "s"), (1e-3, "ms"), (1e-6, "µs")))
+
+
+def _in_units(x, units):
+    unit, name = next((unit for unit in units if x >= unit[0]), units[-1])
+    return f"{x / unit:.3g} {name}"
 
 
 def sweep(rows, base, name):

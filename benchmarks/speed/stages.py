@@ -54,11 +54,11 @@ def prepare(size):
 
 
 def finish(prepared):
-    """`{"batch", "n", "k", "d", "ms": {stage or limit: ms}, "against": {stage: limit}}`."""
+    """`{"batch", "n", "k", "d", "ms": {stage or limit: ms}}`."""
     (batch, n, k, d), calls, x = prepared
     found = {name: times["ms"] for name, times in interleaved(calls, (x,)).items()}
     found["read E + write E"] = found["read E"] + found["write E"]
-    return {"batch": batch, "n": n, "k": k, "d": d, "ms": found, "against": AGAINST}
+    return {"batch": batch, "n": n, "k": k, "d": d, "ms": found}
 
 
 def limits():
