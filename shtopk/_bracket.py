@@ -12,7 +12,7 @@ from jax import lax
 from shtopk import _rounds
 from shtopk._boost import centred
 from shtopk._reorder import by_seed, ranks, whole_cotangent
-from shtopk._seeding import filled, permuted
+from shtopk._seeding import filled, taken
 
 
 class Bracket(NamedTuple):
@@ -44,7 +44,7 @@ def bracket(entry, n, boost, k, reseed, candidates):
     indices = jnp.concatenate([order, jnp.flip(order[: width - entrants])])
     places = rank if entrants == width else jnp.where(rank < entrants, rank, width)
     if reseed and rounds > 1:
-        indices, places = permuted(indices, seeds), filled(ranks(seeds, width), places, width)
+        indices, places = taken(indices, seeds), filled(ranks(seeds, width), places, width)
     return Bracket(slot_scores, weights, indices, places)
 
 
@@ -62,7 +62,7 @@ def seeded(entry, n, candidates):
     ranked, entrants = whole_cotangent(ranked), order.shape[0]
     count = entrants if where is None else jnp.minimum(jnp.sum(where, dtype=jnp.int32), entrants)
     if indices is not None:
-        order = permuted(indices, order)
+        order = taken(indices, order)
         rank = ranks(order, n)
     return ranked, count, jnp.minimum(above, entrants), order, rank
 

@@ -32,7 +32,7 @@ from jax.interpreters import ad, batching, mlir
 from shtopk._jit import implementation, over_axis
 from shtopk._precision import accumulation_dtype
 from shtopk._reorder import one_long_row
-from shtopk._seeding import filled
+from shtopk._seeding import filled, taken
 from shtopk._sharding import is_split, match_sharding, match_varying_axes, xla_splits
 
 # XLA fuses gathers into a sum of terms at the speed of memory, but not into a reduction. So sums are taken in two
@@ -71,10 +71,6 @@ def _bind(primitive, members, x, y, dtype, sum_axis=None):
     if sum_axis is not None:
         lead = (*lead[:sum_axis], 1, *lead[sum_axis + 1 :])
     return primitive.bind(indices, places, x, y, dtype=dtype, lead=lead)
-
-
-def _take(rows, index):
-    return rows.at[index].get(mode="promise_in_bounds")
 
 
 @jax.custom_batching.custom_vmap
@@ -141,7 +137,7 @@ def _pool_rows(indices, places, weights, payload, *, dtype, materialize, add_up,
 
     def term(t):
         kept = jnp.where(weight_of[t] == 0, 0, -1).astype(bits)[..., None]
-        row = lax.bitcast_convert_type(_take(payload, indices_of[t]).astype(sums), bits)
+        row = lax.bitcast_convert_type(taken(payload, indices_of[t]).astype(sums), bits)
         return weight_of[t][..., None] * lax.bitcast_convert_type(row & kept, sums)
 
     first, *rest = (range(together)[t : t + at_once] for t in range(0, together, at_once))
@@ -160,18 +156,18 @@ def _spread_rows(indices, places, weights, slots, *, dtype, materialize):
     """`spread`, which writes each row once, in the order of the rows."""
     sums, slots = accumulation_dtype(weights.dtype, slots.dtype), materialize(slots, indices)
     weight = filled(weights.reshape(-1), places).astype(sums)[:, None]
-    parts = weight * _take(slots, _row_slots(places, *indices.shape)).astype(sums)
+    parts = weight * taken(slots, _row_slots(places, *indices.shape)).astype(sums)
     return jnp.where(weight == 0, 0, parts).astype(dtype)
 
 
 def _dots_rows(indices, places, payload, slots, *, dtype):
     """`dots` on GPU and TPU: one fused product and sum, which reads each row once, in the order of the rows."""
     sums, slots = accumulation_dtype(payload.dtype, slots.dtype), lax.optimization_barrier(slots)
-    own = _take(slots, _row_slots(places, *indices.shape)).astype(sums)
+    own = taken(slots, _row_slots(places, *indices.shape)).astype(sums)
     # The barrier keeps XLA from computing the sum inside the kernel that gathers, which made the gradient at 2^20
     # scores a seventh slower on an H200 (JAX 0.11).
     by_row = lax.optimization_barrier(jnp.sum(payload.astype(sums) * own, axis=-1))
-    return _take(by_row, indices).astype(dtype)
+    return taken(by_row, indices).astype(dtype)
 
 
 def _dots_cpu(indices, places, payload, slots, *, dtype):
@@ -185,13 +181,13 @@ def _dots_cpu(indices, places, payload, slots, *, dtype):
 
     def partial_sum(start):
         e, g = payload[:, start : start + lanes], slots[:, start : start + lanes]
-        e, g = (_take(e, indices), g[:, None]) if slot is None else (e, _take(g, slot))
+        e, g = (taken(e, indices), g[:, None]) if slot is None else (e, taken(g, slot))
         product = e.astype(sums) * g.astype(sums)
         return jnp.pad(product, [(0, 0)] * (product.ndim - 1) + [(0, lanes - product.shape[-1])])
 
     total = sum(partial_sum(start) for start in range(0, max(1, features), lanes))
     out = jnp.matmul(total, jnp.ones(lanes, sums), precision=lax.Precision.HIGHEST).astype(dtype)
-    return out if slot is None else _take(out, indices)
+    return out if slot is None else taken(out, indices)
 
 
 def _leading(f, shape, dtype, split):

@@ -14,12 +14,12 @@ from jax import lax
 from shtopk import _checks
 from shtopk._boost import by_match, half_gap, low_weights, units
 from shtopk._reorder import by_seed, ranks, reordered, value_of, whole_cotangent
-from shtopk._seeding import filled, permuted
+from shtopk._seeding import filled, taken
 from shtopk._sharding import match_varying_axes
 
 # The number of rounds that are written out at their own width, before the loop over the later rounds. Compiled for an
-# H100 at 16 x 16384 scores and k = 2, the gradient starts 52 kernels. It starts 56, with 7 times the temporary memory,
-# with all rounds in the loop, and 445 with a loop that is not unrolled. With four rounds written out, the gradient
+# H100 at 16 x 16384 scores and k = 2, the gradient starts 48 kernels. It starts 52, with 6 times the temporary memory,
+# with all rounds in the loop, and 441 with a loop that is not unrolled. With four rounds written out, the gradient
 # takes 1.2 times as long on an H200 (JAX 0.11) and 1.4 times as long on CPU (JAX 0.12).
 OPENING = 10
 # If a slot has more members than this, a barrier follows the last product of match weights. Otherwise XLA computes the
@@ -49,12 +49,12 @@ def match(high, low, played, unit, boost):
     return share, jnp.where(contested, _mixed(boosted, high, low), high)
 
 
-def _between(first, half, width):
-    """Which of `width` matches are played, `(width,)`; True if it is known at trace time that all are."""
-    if isinstance(first, int) and isinstance(half, int) and (first, half) == (0, width):
+def _between(first, end, width):
+    """Which of `width` entries are from `first` to `end - 1`, `(width,)`; True if a trace can tell that all are."""
+    if isinstance(first, int) and isinstance(end, int) and (first, end) == (0, width):
         return True
     entry = lax.iota(jnp.int32, width)
-    return (entry >= first) & (entry < half)
+    return (entry >= first) & (entry < end)
 
 
 @jax.custom_jvp
@@ -103,7 +103,8 @@ def play(scores, count, above, k, boost, reseed):
     for r, half in enumerate(halves[:OPENING]):
         order = None
         if reseed and r:
-            scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < count)
+            part = _between(0, count, 2 * half)
+            scores, order, _ = by_seed(scores, None if part is True else part)
         byes = 2 * half - at_most(count, 2 * half)
         high, low = jnp.split(scores, 2)
         share, scores = match(high, jnp.flip(low), _between(byes, half, half), unit[r], boost)
@@ -149,14 +150,13 @@ def _undone(weights, seats, share, order, half, join):
         return join(weights * (1 - share), weights * share), None
     own, seats = reordered(share, *seats), Seats(*(join(x, 2 * half - 1 - x) for x in seats))
     # The values are one gather of the weights of both sides, which XLA fuses into the kernel that reads the product.
-    # Derivatives go by match. Compiled for an H100 at 16 x 16384 scores and k = 2, the forward pass starts 53 kernels.
-    # It starts 57 with the values by match as well. (JAX 0.10)
+    # Derivatives go by match. Compiled for an H100 at 16 x 16384 scores and k = 2, the forward pass starts 50 kernels.
+    # It starts 53 with the values by match as well. (JAX 0.10)
     both = reordered(join(1 - share, share), *seats)
     weights = value_of(join(weights, weights) * both, join(weights * (1 - own), weights * own))
     if order is not None:
-        n = order.shape[0]
-        rank = ranks(order, n)
-        seats = Seats(filled(order, seats.entries, n), reordered(seats.places, rank, order))
+        rank = ranks(order, order.shape[0])
+        seats = Seats(taken(order, seats.entries), reordered(seats.places, rank, order))
     return weights, seats
 
 
@@ -280,7 +280,7 @@ def _seated_again(scores, count, seeds, places):
     """
     width, seed = seeds.shape[0], lax.iota(jnp.int32, places.shape[0])
     ranked, order, rank = by_seed(reordered(scores, places, seeds), (seed < count) & (places < width))
-    seats = Seats(*(filled(permuted(places, x), seeds, width) for x in (order, rank)))
+    seats = Seats(*(filled(taken(places, x), seeds, width) for x in (order, rank)))
     return reordered(ranked, seeds, places), seats
 
 
@@ -296,6 +296,11 @@ def _in_order_of_seeds(boost, seeds, places):
 
 
 def block_and_slot(place, k):
-    """The block of k entries in which `place` is, and the slot of that entry: every other block is mirrored."""
-    block, column = place // k, place % k
-    return block, jnp.where(block % 2 == 1, k - 1 - column, column)
+    """The block of k entries in which `place` is, and the slot of that entry."""
+    block = lax.div(place, jnp.asarray(k, jnp.int32))  # no place is negative
+    return block, mirrored(block, place - block * k, k)
+
+
+def mirrored(block, column, k):
+    """The slot of each `column` of a block, or the column of a slot: every other block of k entries is mirrored."""
+    return jnp.where(block & 1 == 1, k - 1 - column, column)

@@ -85,16 +85,15 @@ def seed_order(scores, where=None, best=None):
     # Gather the scores instead of reading the values of `top_k`. If anything reads those values, XLA on CPU sorts all n
     # in place of its top k, 17 times slower at n = 16384 (seen in JAX 0.12).
     order = lax.top_k(_canonical(scores), best)[1]
-    return order, permuted(scores, order)
+    return order, taken(scores, order)
 
 
-def permuted(x, order):
-    """`x[order]`, `order` a permutation or part of one."""
-    return x.at[order].get(mode="promise_in_bounds", unique_indices=True)
+def taken(x, index):
+    """`x[index]` for indices that are known to be less than the size of `x`."""
+    return x.at[index].get(mode="promise_in_bounds")
 
 
 def filled(x, index, fill_value=0):
     """`x[index]` for `x` `(n,)`, and `fill_value` where `index` is n or more."""
     size = x.shape[0]
-    within = x.at[jnp.minimum(index, size - 1)].get(mode="promise_in_bounds")
-    return jnp.where(index < size, within, fill_value)
+    return jnp.where(index < size, taken(x, jnp.minimum(index, size - 1)), fill_value)
