@@ -13,7 +13,6 @@ from benchmarks.learning import report as learning_report
 from benchmarks.speed import summary
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 REGION = re.compile(r"(<!-- results: (\w+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 HARDEST = (16384, 2)  # n and k of the quality sentence: the paper's longest tournament
@@ -28,7 +27,7 @@ LEARNING = {
 
 def read(name):
     """The results file `name`."""
-    return json.loads((RESULTS / f"{name}.json").read_text())
+    return json.loads((records.RESULTS / f"{name}.json").read_text())
 
 
 def table(head, lines):
@@ -79,7 +78,7 @@ def kernels():
         return f"{summary.times(busy['default'] / busy[way])} than the {peer} ({started[way]:.0f})"
 
     return (
-        f"\nThe GPU columns include the host's time. So measured, a step at n = {n} and k = {k} is "
+        f"\nThe GPU columns include the host's time. With it included, a step at n = {n} and k = {k} is "
         f"{summary.times(torch)} than Algorithm 2\ncompiled by PyTorch. In kernels alone the step takes "
         f"{summary.two_digits(busy['default'])} ms ({started['default']:.0f} kernels), "
         f"{beside('plain port', 'plain port')} and {beside('gated lax.top_k', 'gated top k')}."
@@ -88,7 +87,7 @@ def kernels():
 
 def learning():
     """Mean scores at hard evaluation, a column for each task, and the seeds that failed."""
-    results = learning_report.with_all_seeds(RESULTS)
+    results = learning_report.with_all_seeds(records.RESULTS)
     found = {
         task: {s["method"]: s for s in learning_report.summary(result)} for task, result in results.items()
     }

@@ -15,6 +15,7 @@ from jax import lax
 from shtopk import _checks
 from shtopk._pytree import pytree
 from shtopk._reorder import value_of
+from shtopk._seeding import taken
 
 # Ratios of gaps are clipped to this: far past saturation for any useful sharpness, far from overflow.
 _WIDEST_RATIO = 1e6
@@ -59,7 +60,7 @@ class Boost(Protocol):
         ...
 
 
-def checked(boost):
+def checked_boost(boost):
     """`boost`, an argument of a public function, its numbers checked against their ranges if they are not traced."""
     boost = _checks.boost(boost)
     if type(boost) in (Relative, Scaled):
@@ -127,10 +128,10 @@ def half_gap(high, low):
     return 0.5 * high - 0.5 * low
 
 
-def _sigmoid(name, sharpness, gap, scale=1):
-    """`sigmoid(scale * (sharpness * gap))`; for an infinite sharpness its limit 0, 1/2 or 1, a constant."""
+def _sigmoid(name, sharpness, gap):
+    """`sigmoid(sharpness * gap)`; for an infinite sharpness its limit 0, 1/2 or 1, a constant."""
     sharpness = _checks.number(name, sharpness, gap.dtype)
-    soft = jax.nn.sigmoid(scale * (_checks.clipped(sharpness) * gap))
+    soft = jax.nn.sigmoid(_checks.clipped(sharpness) * gap)
     return jnp.where(sharpness == jnp.inf, 0.5 + 0.5 * jnp.sign(gap), soft)
 
 
@@ -156,7 +157,7 @@ class Scaled:
         high, low, where = _checks.matches(high, low, where)
         # Twice a wider half would overflow, and its derivative in the sharpness would be infinity times 0.
         most = float(jnp.finfo(high.dtype).max) / 4
-        return _sigmoid("Scaled.sharpness", self.sharpness, jnp.clip(half_gap(high, low), -most, most), 2)
+        return _sigmoid("Scaled.sharpness", self.sharpness, 2 * jnp.clip(half_gap(high, low), -most, most))
 
 
 @pytree("base")
@@ -256,7 +257,7 @@ def _relative_unit(boost, ranked, half, first, count):
     ranked, last = lax.stop_gradient(ranked), first + count - 1
 
     def score(entry):
-        return ranked.at[jnp.clip(entry, 0, ranked.shape[0] - 1)].get(mode="promise_in_bounds")
+        return taken(ranked, jnp.clip(entry, 0, ranked.shape[0] - 1))
 
     def gap(entry):
         return jnp.abs(half_gap(score(entry), score(2 * half - 1 - entry)))

@@ -3,9 +3,6 @@
 `topk_mask` gathers the weights of the places by candidate. `select` brings the places into slots.
 """
 
-from typing import NamedTuple
-
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -15,21 +12,13 @@ from shtopk._reorder import by_seed, ranks, whole_cotangent
 from shtopk._seeding import filled, taken
 
 
-class Bracket(NamedTuple):
-    """The tournament of one row of scores, by place in the bracket.
-
-    `slot_scores` `(k,)`; `weights` `(k * M,)`; `indices` `(k * M,)`, the candidate in each place, in that of a bye its
-    opponent of the first round; `places` `(n,)`, k * M for a candidate that does not enter.
-    """
-
-    slot_scores: jax.Array
-    weights: jax.Array
-    indices: jax.Array
-    places: jax.Array
-
-
 def bracket(entry, n, boost, k, reseed, candidates):
-    """The `Bracket` of one row, of which the e best candidates of `entry` enter."""
+    """The tournament of one row, which the e best candidates of `entry` enter.
+
+    Returns the scores of the slots `(k,)`; the weight of each place in the bracket, and the candidate in it, in the
+    place of a bye its opponent of the first round, `(k * M,)` both; and the place of each of the n candidates `(n,)`,
+    k * M for a candidate that does not enter.
+    """
     ranked, count, above, order, rank = seeded(entry, n, candidates)
     entrants = ranked.shape[0]
     rounds = _rounds.round_count(entrants, k)
@@ -45,7 +34,7 @@ def bracket(entry, n, boost, k, reseed, candidates):
     places = rank if entrants == width else jnp.where(rank < entrants, rank, width)
     if reseed and rounds > 1:
         indices, places = taken(indices, seeds), filled(ranks(seeds, width), places, width)
-    return Bracket(slot_scores, weights, indices, places)
+    return slot_scores, weights, indices, places
 
 
 def seeded(entry, n, candidates):
@@ -67,10 +56,10 @@ def seeded(entry, n, candidates):
     return ranked, count, jnp.minimum(above, entrants), order, rank
 
 
-def _moved_back(slot_scores, centred, ranked):
-    """`slot_scores` `(k,)`, moved as far as the best seeds are from `centred` to `ranked`, both `(k,)`.
+def _moved_back(slot_scores, own, ranked):
+    """`slot_scores` `(k,)`, moved as far as the best seeds are from `own` to `ranked`, both `(k,)`.
 
     A slot whose best seed wins outright gets the score of this seed, without a rounding.
     """
-    centred, ranked = lax.stop_gradient((centred, ranked))
-    return jnp.where(centred == ranked, slot_scores, slot_scores - centred + ranked)
+    own, ranked = lax.stop_gradient((own, ranked))
+    return jnp.where(own == ranked, slot_scores, slot_scores - own + ranked)

@@ -46,11 +46,12 @@ def _kind(value):
     return f"dtype {value.dtype}" if isinstance(value, _ARRAYS) else type(value).__name__
 
 
-def _floating(name, value):
+def _floating(name, value, instead="", of_complex="take {0}.real"):
+    """`value` as a floating array. `instead` is a remedy before a cast, `of_complex` that for complex numbers."""
     value = _array(name, value)
     if not jnp.issubdtype(value.dtype, jnp.floating):
-        remedy = f"take {name}.real" if jnp.iscomplexobj(value) else f"cast with {name}.astype(jnp.float32)"
-        raise TypeError(f"{name} must be floating point, got dtype {value.dtype}; {remedy}")
+        remedy = of_complex if jnp.iscomplexobj(value) else instead + "cast with {0}.astype(jnp.float32)"
+        raise TypeError(f"{name} must be floating point, got dtype {value.dtype}; {remedy.format(name)}")
     return value
 
 
@@ -84,14 +85,11 @@ def embeddings(tree, lead, *, axis="n", name="embeddings", any_dtype=False):
 
     def leaf(path, value):
         label = name + jax.tree_util.keystr(path)
-        value = _array(label, value)
-        if not any_dtype and not jnp.issubdtype(value.dtype, jnp.floating):
-            remedy = (
-                f"gather such rows by TopK.indices of the result, or cast with {label}.astype(jnp.float32)"
-            )
-            if jnp.iscomplexobj(value):
-                remedy = f"pass {label}.real and {label}.imag"
-            raise TypeError(f"{label} must be floating point, got dtype {value.dtype}; {remedy}")
+        if any_dtype:
+            value = _array(label, value)
+        else:
+            instead = "gather such rows by TopK.indices of the result, or "
+            value = _floating(label, value, instead, "pass {0}.real and {0}.imag")
         own = value.shape[: len(lead)]
         fits = len(own) == len(lead) and all(x in (1, y) for x, y in zip(own, lead, strict=True))
         if not fits or own[-1] != lead[-1]:
@@ -180,8 +178,8 @@ def real_or_traced_k(value, n):
 
 
 def candidates(value, k, n):
-    """None, or a static int with `k <= candidates <= n`."""
-    return None if value is None else static_int("candidates", value, k, n, "k <= candidates <= n")
+    """A static int with `k <= candidates <= n`; n for None."""
+    return n if value is None else static_int("candidates", value, k, n, "k <= candidates <= n")
 
 
 def where(value, shape):

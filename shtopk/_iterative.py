@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from shtopk import _checks
 from shtopk._jit import compiled, over_rows
-from shtopk._operator import TopK
+from shtopk._operator import TopK, column
 from shtopk._precision import accumulation_dtype, narrowed
 from shtopk._select import Payload
 
@@ -95,9 +95,9 @@ def _iterative_row(embeddings, scores, where, alpha, k, normalizer):
 
     def pool(leaf):
         dtype = accumulation_dtype(leaf.dtype, v.dtype)
-        rows = jnp.where(_column(everyone, leaf), leaf, 0).astype(dtype)
+        rows = jnp.where(column(everyone, leaf), leaf, 0).astype(dtype)
         pooled = jnp.tensordot(weights.astype(dtype), rows, 1, precision=lax.Precision.HIGHEST)
-        return jnp.where(_column(live, pooled), pooled, 0).astype(leaf.dtype)
+        return jnp.where(column(live, pooled), pooled, 0).astype(leaf.dtype)
 
     # Rows of weight 0 do not count: 0 * inf is NaN.
     parts = weights * jnp.where((weights == 0) | ~everyone[None], 0, v[None])
@@ -127,7 +127,3 @@ def _peaked_softmax(v, left, winner, alpha, normalizer):
     total = jax.nn.logsumexp(jnp.where(none, 0, logits), where=among | none)
     p = jnp.where(near, jnp.exp(logits - total), 0)
     return jnp.where(none & jnp.any(left), jnp.nan, p)
-
-
-def _column(x, like):
-    return x.reshape(x.shape + (1,) * (like.ndim - 1))

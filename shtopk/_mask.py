@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from shtopk import _checks, _rounds, _sharding
-from shtopk._boost import Boost, Relative, centred, checked
+from shtopk._boost import Boost, Relative, centred, checked_boost
 from shtopk._bracket import bracket, seeded
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype, narrowed
@@ -68,7 +68,7 @@ def topk_mask(
     """
     scores = _checks.scores(scores)
     where = _checks.where(where, scores.shape)
-    boost = checked(boost)
+    boost = checked_boost(boost)
     devices = _sharding.over(axis_name)
     n = scores.shape[-1] * devices.size
     options = {
@@ -95,8 +95,8 @@ def _mask(scores, where, boost, part, *, k, reseed, candidates, log, devices):
         entry = devices.enter(scores, where, candidates)
 
         def mask(k):
-            played = bracket(entry, n, boost, k, reseed, candidates)
-            return devices.part(reordered(played.weights, played.places, played.indices))
+            _, weights, indices, places = bracket(entry, n, boost, k, reseed, candidates)
+            return devices.part(reordered(weights, places, indices))
 
         out = mask(k) if part is None else (1 - part) * mask(k) + part * mask(k + 1)
         return narrowed(log_weight(out) if log else out, scores.dtype)
@@ -108,11 +108,10 @@ def _mask(scores, where, boost, part, *, k, reseed, candidates, log, devices):
 def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, devices):
     """`topk_mask` for a traced k `()`."""
     n = scores.shape[-1] * devices.size
-    most = candidates or n
-    k = _in_range(k, most)
+    k = _in_range(k, candidates)
 
     def row(scores, where):
-        ranked, count, above, order, rank = seeded(devices.enter(scores, where, most), n, most)
+        ranked, count, above, order, rank = seeded(devices.enter(scores, where, candidates), n, candidates)
 
         def mask(k):
             own = centred(boost, ranked, jnp.minimum(k, count) - 1)
@@ -123,11 +122,11 @@ def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, devic
             out = mask(jnp.maximum(k, 1))
         else:
             # At k = count, interpolate between count - 1 and count, so that the derivative in k is that from below.
-            last = jnp.clip(count, 1, most)
+            last = jnp.clip(count, 1, candidates)
             low = jnp.clip(k.astype(jnp.int32), 1, jnp.maximum(1, last - 1))
             part = jnp.where(k > last.astype(k.dtype), last.astype(k.dtype), k) - low.astype(k.dtype)
             part = part.astype(accumulation_dtype(scores.dtype))
-            lower, upper = jax.vmap(mask)(jnp.stack([low, jnp.minimum(low + 1, most)]))
+            lower, upper = jax.vmap(mask)(jnp.stack([low, jnp.minimum(low + 1, candidates)]))
             out = _weighed(1 - part, lower) + _weighed(part, upper)
         out *= jnp.where(k > 0, 1, jnp.nan).astype(out.dtype)  # NaN in the gradient, too
         return narrowed(log_weight(out) if log else out, scores.dtype)

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from shtopk import _checks
 from shtopk._jit import compiled
 from shtopk._precision import accumulation_dtype, as_divisor
+from shtopk._reorder import value_of
 
 
 def nccs(reference: ArrayLike, approximation: ArrayLike) -> jax.Array:
@@ -43,7 +44,7 @@ def _nccs(reference, approximation):
     y, yhat = _directions(reference.astype(dtype)), _directions(approximation.astype(dtype))
     cosines = jnp.einsum("...id,...jd->...ij", y, yhat, precision=lax.Precision.HIGHEST)
     nearest = jnp.max(cosines, axis=-1)
-    nearest -= lax.stop_gradient(nearest - jnp.clip(nearest, -1, 1))  # a rounding beyond 1
+    nearest = value_of(jnp.clip(nearest, -1, 1), nearest)  # a rounding beyond 1
     return jnp.mean(nearest, axis=-1)
 
 

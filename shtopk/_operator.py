@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from shtopk import _checks, _sharding
-from shtopk._boost import Boost, Relative, checked
+from shtopk._boost import Boost, Relative, checked_boost
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import lowest
 from shtopk._reorder import ranks, value_of
@@ -120,7 +120,7 @@ def topk(
         embeddings,
         scores,
         where,
-        checked(boost),
+        checked_boost(boost),
         draw,
         key,
         k=k,
@@ -199,9 +199,7 @@ def _topk(
         # An infinite score of weight 0 is left out, because 0 times infinity is NaN in the backward pass.
         unread = jnp.isinf(lax.stop_gradient(scores)) & (row_weights(selection) == 0)
         slot_scores = devices.total(sums(selection, jnp.where(unread, 0, scores)))
-        soft = soft._replace(
-            scores=jnp.where(soft.indices < selection.n, slot_scores, lowest(slot_scores.dtype))
-        )
+        soft = soft._replace(scores=jnp.where(soft.indices < selection.n, slot_scores, lowest(scores.dtype)))
     pooled = jax.tree.map(lambda x, like: x.astype(like.dtype), pooled, embeddings)
     return TopK(pooled, *devices.replicate((soft.scores.astype(scores.dtype), soft.indices)))
 
@@ -237,13 +235,17 @@ def _hard_rows(embeddings, entry, n, k, order, devices):
 
         def rows(leaf):
             local, own = devices.held(index, leaf.shape[0])
-            kept = (live & own).reshape((k,) + (1,) * (leaf.ndim - 1))
-            return jnp.where(kept, leaf[local], jnp.zeros((), leaf.dtype))
+            return jnp.where(column(live & own, leaf), leaf[local], jnp.zeros((), leaf.dtype))
 
         chosen = jnp.where(live, entry.scores[best], lowest(entry.scores.dtype))
         return TopK(jax.tree.map(rows, embeddings), chosen, index)
 
     return over_rows(row, entry.scores.ndim - 1)(embeddings, entry)
+
+
+def column(x, like):
+    """`x` `(n,)` with the axes of `like` `(n, *features)`, those of the features of size 1."""
+    return x.reshape(x.shape + (1,) * (like.ndim - 1))
 
 
 def _straight_through(hard, soft, selection):

@@ -39,7 +39,7 @@ from shtopk._sharding import is_split, match_sharding, match_varying_axes, xla_s
 # steps: this many terms at a time in one fused kernel, then the partial sums. (As measured on CPU; compiled for an
 # H100, a reduction of gathered rows copies the payload.)
 _TERMS = 32
-# A TPU writes the gathered rows of each term to memory. With a barrier between these many terms, the temporary memory
+# A TPU writes the gathered rows of each term to memory. With a barrier after this many terms, the temporary memory
 # at 16 x 8192 scores, k = 256 and d = 256 is 0 of the payload forward and 0.08 with the gradient. Without, it is 0.35
 # and 0.41 (v5e, JAX 0.10).
 _TERMS_ON_TPU = 16
@@ -118,27 +118,29 @@ def _sum_cpu(parts):
     return jnp.matmul(ones, parts, precision=lax.Precision.HIGHEST)[:, 0]
 
 
-def _pool_rows(indices, places, weights, payload, *, dtype, materialize, add_up, at_once=_TERMS):
+def _pool_rows(
+    indices, places, weights, payload, *, dtype, materialize=_fence, add_up=_sum_terms, at_once=_TERMS
+):
     """Add up `_TERMS` members at a time, then these partial sums. A bit mask clears rows of weight 0.
 
     A barrier follows each `at_once` terms but the last.
 
     (A `where` instead of the bit mask becomes a branch on CPU, and takes a quarter longer.)
     """
-    (k, members), sums = indices.shape, accumulation_dtype(weights.dtype, payload.dtype)
-    bits = jnp.dtype(f"int{8 * sums.itemsize}")
+    (k, members), sum_dtype = indices.shape, accumulation_dtype(weights.dtype, payload.dtype)
+    bits = jnp.dtype(f"int{8 * sum_dtype.itemsize}")
     together = math.gcd(members, _TERMS)
 
     def by_term(x):  # (together, k, members / together)
         return jnp.moveaxis(x.reshape(k, members // together, together), -1, 0)
 
     # A barrier, because a GPU would otherwise slice each term in a kernel of its own.
-    indices_of, weight_of = lax.optimization_barrier((by_term(indices), by_term(weights.astype(sums))))
+    indices_of, weight_of = lax.optimization_barrier((by_term(indices), by_term(weights.astype(sum_dtype))))
 
     def term(t):
         kept = jnp.where(weight_of[t] == 0, 0, -1).astype(bits)[..., None]
-        row = lax.bitcast_convert_type(taken(payload, indices_of[t]).astype(sums), bits)
-        return weight_of[t][..., None] * lax.bitcast_convert_type(row & kept, sums)
+        row = lax.bitcast_convert_type(taken(payload, indices_of[t]).astype(sum_dtype), bits)
+        return weight_of[t][..., None] * lax.bitcast_convert_type(row & kept, sum_dtype)
 
     first, *rest = (range(together)[t : t + at_once] for t in range(0, together, at_once))
     parts = reduce(add, map(term, first))
@@ -152,27 +154,27 @@ def _row_slots(places, k, members):
     return jnp.minimum(places // members, k - 1)
 
 
-def _spread_rows(indices, places, weights, slots, *, dtype, materialize):
+def _spread_rows(indices, places, weights, slots, *, dtype, materialize=_fence):
     """`spread`, which writes each row once, in the order of the rows."""
-    sums, slots = accumulation_dtype(weights.dtype, slots.dtype), materialize(slots, indices)
-    weight = filled(weights.reshape(-1), places).astype(sums)[:, None]
-    parts = weight * taken(slots, _row_slots(places, *indices.shape)).astype(sums)
+    sum_dtype, slots = accumulation_dtype(weights.dtype, slots.dtype), materialize(slots, indices)
+    weight = filled(weights.reshape(-1), places).astype(sum_dtype)[:, None]
+    parts = weight * taken(slots, _row_slots(places, *indices.shape)).astype(sum_dtype)
     return jnp.where(weight == 0, 0, parts).astype(dtype)
 
 
 def _dots_rows(indices, places, payload, slots, *, dtype):
     """`dots` on GPU and TPU: one fused product and sum, which reads each row once, in the order of the rows."""
-    sums, slots = accumulation_dtype(payload.dtype, slots.dtype), lax.optimization_barrier(slots)
-    own = taken(slots, _row_slots(places, *indices.shape)).astype(sums)
+    sum_dtype, slots = accumulation_dtype(payload.dtype, slots.dtype), lax.optimization_barrier(slots)
+    own = taken(slots, _row_slots(places, *indices.shape)).astype(sum_dtype)
     # The barrier keeps XLA from computing the sum inside the kernel that gathers, which made the gradient at 2^20
     # scores a seventh slower on an H200 (JAX 0.11).
-    by_row = lax.optimization_barrier(jnp.sum(payload.astype(sums) * own, axis=-1))
+    by_row = lax.optimization_barrier(jnp.sum(payload.astype(sum_dtype) * own, axis=-1))
     return taken(by_row, indices).astype(dtype)
 
 
 def _dots_cpu(indices, places, payload, slots, *, dtype):
     """`dots` on CPU: sums of `_TERMS` features, then their sum; in the order of the rows, unless few are members."""
-    sums, features = accumulation_dtype(payload.dtype, slots.dtype), payload.shape[-1]
+    sum_dtype, features = accumulation_dtype(payload.dtype, slots.dtype), payload.shape[-1]
     if not isinstance(features, int):  # a symbolic size, in an export
         return _dots_rows(indices, places, payload, slots, dtype=dtype)
     slots = _materialize(slots, indices)
@@ -182,11 +184,11 @@ def _dots_cpu(indices, places, payload, slots, *, dtype):
     def partial_sum(start):
         e, g = payload[:, start : start + lanes], slots[:, start : start + lanes]
         e, g = (taken(e, indices), g[:, None]) if slot is None else (e, taken(g, slot))
-        product = e.astype(sums) * g.astype(sums)
+        product = e.astype(sum_dtype) * g.astype(sum_dtype)
         return jnp.pad(product, [(0, 0)] * (product.ndim - 1) + [(0, lanes - product.shape[-1])])
 
     total = sum(partial_sum(start) for start in range(0, max(1, features), lanes))
-    out = jnp.matmul(total, jnp.ones(lanes, sums), precision=lax.Precision.HIGHEST).astype(dtype)
+    out = jnp.matmul(total, jnp.ones(lanes, sum_dtype), precision=lax.Precision.HIGHEST).astype(dtype)
     return out if slot is None else taken(out, indices)
 
 
@@ -217,26 +219,26 @@ def _leading(f, shape, dtype, split):
     return mapped
 
 
-def _at_once(f, axes, *operands):
+def _summed(f, axes, *operands):
     """`f(*operands)`, summed over the leading `axes`, which keep size 1."""
     out = f(*operands)
     return jnp.sum(out, axes, keepdims=True) if axes else out
 
 
-def _one_by_one(f, axes, *operands):
-    """`_at_once` on CPU, where the entries of an axis are computed one after the other.
+def _summed_one_by_one(f, axes, *operands):
+    """`_summed` on CPU, where the entries of an axis are computed one after the other.
 
     XLA would keep all of them in memory, and its sum over a leading axis is slow on CPU: the sum of 8 x 2048 x 512
     numbers takes 5 times as long as their computation. Other backends compute entries and sum in one kernel.
     """
     if not axes or any(0 in x.shape for x in operands):
-        return _at_once(f, axes, *operands)
+        return _summed(f, axes, *operands)
     axis, *others = axes
     entries = next(x.shape[axis] for x in operands if x.shape[axis] != 1)
 
     def part(entry):
         own = (x if x.shape[axis] == 1 else lax.dynamic_slice_in_dim(x, entry, 1, axis) for x in operands)
-        return _one_by_one(f, others, *own)
+        return _summed_one_by_one(f, others, *own)
 
     return lax.fori_loop(1, entries, lambda entry, total: total + part(entry), part(0))
 
@@ -263,23 +265,23 @@ def _primitive(name, like, shape, default, **platforms):
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(implementation(primitive, "dtype", "lead"))
     for platform, f in {None: default, **platforms}.items():
-        add_up = _one_by_one if platform == "cpu" else _at_once
-        mlir.register_lowering(primitive, _lowering(shape, default, f, add_up), platform=platform)
+        summed = _summed_one_by_one if platform == "cpu" else _summed
+        mlir.register_lowering(primitive, _lowering(shape, default, f, summed), platform=platform)
     batching.primitive_batchers[primitive] = batch
     ad.primitive_jvps[primitive] = _product_rule(primitive)
     return primitive
 
 
-def _lowering(shape, default, f, add_up):
-    """The rule that computes a primitive by `f`, and sums over axes by `add_up`; see `_primitive` for the others."""
+def _lowering(shape, default, f, summed):
+    """The rule that computes a primitive by `f`, and sums over axes by `summed`; see `_primitive` for the others."""
 
     def rule(ctx, *operands, dtype, lead):
         split = xla_splits(ctx)
         # The CPU forms split the work into parts, which XLA would send between devices.
-        form, total = (default, _at_once) if split else (f, add_up)
+        form, total = (default, _summed) if split else (f, summed)
         axes = [i for i, size in enumerate(lead) if size == 1 and any(x.shape[i] != 1 for x in ctx.avals_in)]
-        sums = accumulation_dtype(dtype) if axes else dtype
-        rows = _leading(form, shape, split=split, dtype=sums)
+        sum_dtype = accumulation_dtype(dtype) if axes else dtype
+        rows = _leading(form, shape, split=split, dtype=sum_dtype)
 
         def run(*operands):
             return total(rows, axes, *operands).astype(dtype)
@@ -309,15 +311,15 @@ _pool_p = _primitive(
     "pool",
     3,
     lambda i, p, w, e: (i.shape[-2], e.shape[-1]),
-    partial(_pool_rows, materialize=_fence, add_up=_sum_terms),
+    _pool_rows,
     cpu=partial(_pool_rows, materialize=_materialize, add_up=_sum_cpu),
-    tpu=partial(_pool_rows, materialize=_fence, add_up=_sum_terms, at_once=_TERMS_ON_TPU),
+    tpu=partial(_pool_rows, at_once=_TERMS_ON_TPU),
 )
 _spread_p = _primitive(
     "spread",
     3,
     lambda i, p, w, g: (p.shape[-1], g.shape[-1]),
-    partial(_spread_rows, materialize=_fence),
+    _spread_rows,
     cpu=partial(_spread_rows, materialize=_materialize),
 )
 _dots_p = _primitive("dots", 0, lambda i, p, e, g: i.shape[-2:], _dots_rows, cpu=_dots_cpu)
@@ -326,8 +328,7 @@ _dots_p = _primitive("dots", 0, lambda i, p, e, g: i.shape[-2:], _dots_rows, cpu
 def _transpose(wrt_x, wrt_y):
     """The transpose rule of a primitive, from the rules for its two arguments."""
 
-    def rule(cotangent, indices, places, x, y, *, dtype, lead):
-        del dtype, lead
+    def rule(cotangent, indices, places, x, y, **_):
         if type(cotangent) is ad.Zero:
             return None, None, None, None
         if ad.is_undefined_primal(x):

@@ -23,9 +23,9 @@ from shtopk._sharding import match_varying_axes
 # takes 1.2 times as long on an H200 (JAX 0.11) and 1.4 times as long on CPU (JAX 0.12).
 OPENING = 10
 # If a slot has more members than this, a barrier follows the last product of match weights. Otherwise XLA computes the
-# products of all rounds inside the transposition from places to slots, and a forward pass at 16 x 16384 scores and
-# k = 256 takes 1.6 times as long (H200, JAX 0.11). For smaller slots, and if rounds are sorted again, the barrier would
-# cost a kernel; whether it pays was not measured.
+# products of all rounds in the kernel that brings the places into slots. When that kernel was a transposition, a
+# forward pass at 16 x 16384 scores and k = 256 then took 1.6 times as long (H200, JAX 0.11). For smaller slots, and if
+# rounds are sorted again, the barrier would cost a kernel; whether it pays was not measured.
 MANY = 32
 
 
@@ -105,9 +105,8 @@ def play(scores, count, above, k, boost, reseed):
         if reseed and r:
             part = _between(0, count, 2 * half)
             scores, order, _ = by_seed(scores, None if part is True else part)
-        byes = 2 * half - at_most(count, 2 * half)
         high, low = jnp.split(scores, 2)
-        share, scores = match(high, jnp.flip(low), _between(byes, half, half), unit[r], boost)
+        share, scores = match(high, jnp.flip(low), _between(2 * half - count, half, half), unit[r], boost)
         if reseed:  # a sort separates the scores of the rounds by itself
             share = _computed_first(share)
         else:
@@ -189,7 +188,7 @@ def _loop_up(scores, unit, count, halves, boost, reseed):
             scores, order, _ = by_seed(scores, lax.iota(jnp.int32, scores.shape[0]) < count)
             orders = orders.at[r].set(order)
         played = _between(2 * half - count, half, width)
-        share, scores = match(scores, _mirrored(scores, half), played, unit[r], boost)
+        share, scores = match(scores, _opponents(scores, half), played, unit[r], boost)
         return scores, jnp.minimum(count, half), shares.at[r].set(share), orders
 
     count, halves, scores, shares, orders = match_varying_axes(count, halves, scores, shares, orders)
@@ -210,7 +209,7 @@ def _loop_down(weights, halves, shares, orders):
         (weights, seats), (half, share, order) = carry, played
 
         def join(high, low):
-            return jnp.where(entry < half, high, _mirrored(low, half))
+            return jnp.where(entry < half, high, _opponents(low, half))
 
         return _undone(weights, seats, share, order, half, join), None
 
@@ -219,7 +218,7 @@ def _loop_down(weights, halves, shares, orders):
     return lax.scan(undo_round, start, played, reverse=True, unroll=True)[0]
 
 
-def _mirrored(x, half):
+def _opponents(x, half):
     """`x[2*half - 1 - i]` for each i, 0 where there is no such entry: a slice, not a gather."""
     width = x.shape[0]
     padded = jnp.pad(jnp.flip(x), width)

@@ -13,7 +13,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from shtopk import _checks, _pooling, _rounds, _sharding
-from shtopk._boost import Boost, Relative, checked
+from shtopk._boost import Boost, Relative, checked_boost
 from shtopk._bracket import bracket
 from shtopk._jit import compiled, over_rows
 from shtopk._precision import accumulation_dtype, narrowed
@@ -170,10 +170,8 @@ class Selection:
         """This selection with weight 0 wherever a bye repeats a member, whatever weights a caller has set."""
         *lead, k, members = self.indices.shape
         found = jnp.take_along_axis(self.places, self.indices.reshape(*lead, k * members), axis=-1)
-        own = found.reshape(self.indices.shape) == lax.broadcasted_iota(
-            jnp.int32, found.shape, found.ndim - 1
-        ).reshape(self.indices.shape)
-        return replace(self, weights=jnp.where(own, self.weights, 0))
+        own = found == lax.broadcasted_iota(jnp.int32, found.shape, found.ndim - 1)
+        return replace(self, weights=jnp.where(own.reshape(self.indices.shape), self.weights, 0))
 
     @property
     def _members(self):
@@ -192,11 +190,10 @@ def _pool(selection, embeddings, *, scatter):
 @compiled("sum_axis")
 def _unpool(selection, pooled, *, sum_axis):
     """`Selection.unpool` for checked arguments."""
-    members = selection._without_byes._members
+    held = selection._without_byes._members
 
     def spread(slots):
-        at = members.indices, members.places
-        return _pooling.spread(at, members.weights, members.by_block(slots), sum_axis)
+        return _pooling.spread((held.indices, held.places), held.weights, held.by_block(slots), sum_axis)
 
     return jax.tree.map(lambda leaf: _on_matrices(spread, leaf, selection.indices.ndim - 1), pooled)
 
@@ -277,12 +274,12 @@ def sums(selection, embeddings):
 
     The dtype is that of the leaf if this device holds all rows, and float32 at least if other devices add theirs.
     """
-    k, members = selection.indices.shape[-2], selection._members
+    k, held = selection.indices.shape[-2], selection._members
 
     def pool(payload):
-        dtype = members.dtype_of_sums(payload.dtype)
-        pooled = _pooling.pool((members.indices, members.places), members.weights, payload, dtype)
-        return members.by_slot(pooled, k)
+        dtype = held.dtype_of_sums(payload.dtype)
+        pooled = _pooling.pool((held.indices, held.places), held.weights, payload, dtype)
+        return held.by_slot(pooled, k)
 
     return jax.tree.map(lambda leaf: _on_matrices(pool, leaf, selection.indices.ndim - 1), embeddings)
 
@@ -335,7 +332,7 @@ def select(
     return _select(
         scores,
         where,
-        checked(boost),
+        checked_boost(boost),
         k=k,
         reseed=_checks.flag("reseed", reseed),
         candidates=candidates,

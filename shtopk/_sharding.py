@@ -116,7 +116,7 @@ class Split(NamedTuple):
         were missing.
         """
         entry, rows = Entry(scores, where, None), scores.shape[0]
-        if candidates is not None and candidates < rows:
+        if candidates < rows:
             best, _ = seed_order(scores, where, candidates)
             indices = best + lax.axis_index(self.axis_name) * rows
             entry = Entry(scores[best], None if where is None else where[best], indices)

@@ -228,17 +228,14 @@ def against_oracle(c, outs, v, where, number):
     theirs = BOOSTS[c.boost][1](number * (20.0 if c.boost == "Power" else 1.0))
     gaps = [np.diff(np.sort(v[rows]))]
 
-    class Boost:
-        takes_favourites = c.boost == "Relative"
-
-        def __call__(self, high, low, *favourites):
-            gaps.append(np.diff(np.sort(np.concatenate([high, low]))))
-            return theirs(high, low, *favourites)
+    def boost(high, low, favourites):
+        gaps.append(np.diff(np.sort(np.concatenate([high, low]))))
+        return theirs(high, low, favourites)
 
     if np.abs(v[rows]).max() > 1.5 or np.min(gaps[0], initial=1) < 0.01:
         return []
     mask = np.zeros(c.n)
-    mask[rows] = reference.mask(v[rows], c.k, Boost(), c.reseed)
+    mask[rows] = reference.mask(v[rows], c.k, boost, c.reseed)
     met = np.concatenate(gaps)
     # The listing has no second unit, which `Relative` takes in a round that spans clusters.
     if np.min(met, initial=1) < max(0.01, 0.02 * np.ptp(v[rows]) * (c.boost == "Relative")):

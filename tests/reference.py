@@ -11,11 +11,11 @@ def sigmoid(x):
 
 def scaled(sharpness):
     """softmax(Cx, Cy), first entry."""
-    return lambda high, low: sigmoid(sharpness * (high - low))
+    return lambda high, low, favourites=None: sigmoid(sharpness * (high - low))
 
 
 def power(base):
-    return lambda high, low: sigmoid(base**high - base**low)
+    return lambda high, low, favourites=None: sigmoid(base**high - base**low)
 
 
 class relative:
@@ -26,8 +26,6 @@ class relative:
     The derivative holds the units constant, so a finite difference must: it passes a list `units`, which
     the first run fills, round by round, and later runs read back.
     """
-
-    takes_favourites = True
 
     def __init__(self, sharpness, quantile, units=None):
         self.sharpness, self.quantile = sharpness, quantile
@@ -49,12 +47,11 @@ def algorithm2(embeddings, scores, k, boost, reseed):
     """Algorithm 2, TOPK(E, v): the embeddings go through every round, as printed."""
     E, v = np.asarray(embeddings, np.float64), np.asarray(scores, np.float64)
     E, v = sort(E, v)
-    seeds, first = v, True
+    seeds = v
     while len(v) > k:
-        if reseed and not first:
+        if reseed:
             E, v = sort(E, v)
         E, v = tournament(E, v, target(len(v), k), boost, seeds[: len(v)])
-        first = False
     return E, v
 
 
@@ -79,7 +76,7 @@ def tournament(E, v, survivors, boost, seeds):
     n = survivors - byes
     sides = rest_v[:n], rest_v[::-1][:n]
     favourites = seeds[byes:][:n], seeds[byes:][::-1][:n]
-    w = boost(*sides, favourites) if getattr(boost, "takes_favourites", False) else boost(*sides)
+    w = boost(*sides, favourites)
     for i in range(n):
         j = 2 * n - 1 - i
         E_next[byes + i] = rest[i] * w[i] + rest[j] * (1 - w[i])

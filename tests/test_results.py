@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from benchmarks.boosts import COMPROMISE
 from benchmarks.compiled import report as compiled
 from benchmarks.profiled import report as profiled
 from benchmarks.published import published_seconds
@@ -22,6 +23,7 @@ PROFILED = json.loads((RESULTS / "gpu-profiled.json").read_text())
 COMPILED = json.loads((RESULTS / "compiled-h100.json").read_text())
 SPEED = json.loads((RESULTS / "speed.json").read_text())
 PYTORCH = json.loads((RESULTS / "gpu-pytorch.json").read_text())
+SPEED_PAGE = (RESULTS.parent.parent / "docs" / "speed.md").read_text()
 ON_GPU = json.loads((RESULTS / "gpu-speed.json").read_text())
 
 
@@ -82,19 +84,33 @@ def test_the_defaults_place_on_the_frontier():
         lowest = min(min(row["nccs"][name]) for name in names - {"bimodal"})
         assert round(lowest, 3) == round(row["nccs"]["log-normal"][0], 3) == 0.97
         assert round(min(row["nccs"]["bimodal"]), 3) == round(row["nccs"]["bimodal"][0], 3) == 0.956
+    tied = finalists[0]["nccs"]["quantised"]
+    assert round(tied[FRONTIER["settings"]["cells"].index([16384, 2])], 3) == 0.149
+
+
+def test_the_compromises_place_on_the_frontier():
+    found = {
+        (row["family"], row["sharpness"], row["number"], row["reseed"]): row for row in FRONTIER["finalists"]
+    }
+    row = found[(*COMPROMISE, False)]
+    assert row["worst"]["nccs"][1] == "bimodal"
+    assert row["worst"]["nccs"][0] == pytest.approx(0.953, abs=0.001)
+    assert row["worst but bimodal"]["nccs"][0] >= 0.99
 
 
 def test_the_docs_of_speed_show_the_committed_results():
-    docs = (RESULTS.parent.parent / "docs" / "speed.md").read_text()
-    assert "\n".join(summary.lines(SPEED["rows"])) in docs
-    assert "\n".join(summary.growth_lines(SPEED["rows"])) in docs
-    assert "\n".join(report.stages(SPEED["stages"])) in docs
+    assert "\n".join(summary.lines(SPEED["rows"])) in SPEED_PAGE
+    assert "\n".join(summary.growth_lines(SPEED["rows"])) in SPEED_PAGE
+    assert "\n".join(report.stages(SPEED["stages"])) in SPEED_PAGE
+    faster = [row["ms"]["sort of bare scores"] / row["ms"]["sort"] for row in SPEED["stages"]]
+    said = f"sorts the integers {min(faster):.1f} to {max(faster):.1f} times faster than floats"
+    assert said in " ".join(SPEED_PAGE.split())
     compiling = {(row["n"], row["k"]): row["seconds"] for row in SPEED["compile_seconds"]}
     for way, words in (
         ("shtopk", "in {} s for k = 2 and in {} s for k = 4096"),
         ("plain port", "in {} s and {} s"),
     ):
-        assert words.format(*(compiling[16384, k][way]["gradient in both"] for k in (2, 4096))) in docs
+        assert words.format(*(compiling[16384, k][way]["gradient in both"] for k in (2, 4096))) in SPEED_PAGE
     assert (RESULTS / "speed.md").read_text() == "\n".join(report.text(SPEED))
 
 
@@ -119,8 +135,7 @@ def launches(way, mode, results=COMPILED):
 
 
 def test_what_the_docs_say_of_kernels_on_a_gpu():
-    docs = (RESULTS.parent.parent / "docs" / "speed.md").read_text()
-    assert "\n".join(compiled.table(COMPILED["rows"], compiled.launches)) in docs
+    assert "\n".join(compiled.table(COMPILED["rows"], compiled.launches)) in SPEED_PAGE
     for mode in ("forward", "gradient"):
         ours, port = launches("default", mode), launches("plain port", mode)
         assert set(ours) == set(port)
@@ -132,10 +147,10 @@ def test_what_the_docs_say_of_kernels_on_a_gpu():
     more = [traced[cell] / static[cell] for cell in static]
     assert (round(min(more), 1), round(max(more), 1)) == (1.2, 2.4)
     reseeded, port = launches("reseed=True", "forward"), launches("plain port", "forward")
-    assert sorted(reseeded[cell] - port[cell] for cell in reseeded) == [0, 2, 2, 4]
-    assert reseeded[16384, 2, 32] == port[16384, 2, 32]
+    assert sorted(reseeded[cell] - port[cell] for cell in reseeded) == [-3, -1, 0, 1]
+    assert [reseeded[cell] - port[cell] for cell in ((8192, 256, 256), (1024, 32, 512))] == [0, 1]
     reseeded, port = launches("reseed=True", "gradient"), launches("plain port", "gradient")
-    assert sorted(reseeded[cell] - port[cell] for cell in reseeded) == [-10, -3, -1, 0]
+    assert sorted(reseeded[cell] - port[cell] for cell in reseeded) == [-16, -8, -6, -2]
 
 
 def busy(way, mode, figure="busy_ms"):
@@ -156,8 +171,7 @@ def slower(way, mode, than="default"):
 
 
 def test_what_the_docs_say_of_a_gpu():
-    docs = (RESULTS.parent.parent / "docs" / "speed.md").read_text()
-    assert "\n".join(profiled.table(PROFILED["rows"])) in docs
+    assert "\n".join(profiled.table(PROFILED["rows"])) in SPEED_PAGE
     assert (RESULTS / "gpu-profiled.md").read_text() == "\n".join(profiled.text(PROFILED))
     assert PROFILED["hardware"]["device_kind"] == "NVIDIA H200" and PROFILED["versions"]["jax"] == "0.11.2"
     assert slower("plain port", "gradient") == (2.6, 3.3)
@@ -178,14 +192,13 @@ def test_what_the_docs_say_of_a_gpu():
     assert round(1e3 * published_seconds()["successive_halving", 16384, 2]) == 146
     rows = [row for row in PROFILED["rows"] if row["way"] == "default"]
     more = [r["kernels"] - launches("default", r["mode"])[r["n"], r["k"], r["d"]] for r in rows]
-    assert (len(more), min(more), max(more)) == (8, -4, 2)
+    assert (len(more), min(more), max(more)) == (8, -2, 4)
 
 
 def test_what_the_docs_say_of_calls_in_a_queue_on_a_gpu():
-    docs = (RESULTS.parent.parent / "docs" / "speed.md").read_text()
     assert (ON_GPU["hardware"]["device_kind"], ON_GPU["settings"]["queue"]) == ("NVIDIA H200", 20)
-    assert "\n".join(summary.lines(ON_GPU["rows"])) in docs
-    assert "\n".join(summary.growth_lines(ON_GPU["rows"])) in docs
+    assert "\n".join(summary.lines(ON_GPU["rows"])) in SPEED_PAGE
+    assert "\n".join(summary.growth_lines(ON_GPU["rows"])) in SPEED_PAGE
     assert (RESULTS / "gpu-speed.md").read_text() == "\n".join(report.text(ON_GPU))
     assert ON_GPU["versions"]["jax"] == "0.11.2"
     (widest,) = (row for row in ON_GPU["stages"] if row["d"] == 1024)
@@ -203,8 +216,7 @@ def test_what_the_docs_say_of_calls_in_a_queue_on_a_gpu():
 
 
 def test_what_the_docs_say_of_pytorch():
-    docs = (RESULTS.parent.parent / "docs" / "speed.md").read_text()
-    assert "\n".join(pytorch.table(PYTORCH["rows"])) in docs
+    assert "\n".join(pytorch.table(PYTORCH["rows"])) in SPEED_PAGE
     assert (RESULTS / "gpu-pytorch.md").read_text() == "\n".join(pytorch.text(PYTORCH))
     assert PYTORCH["hardware"]["device_kind"] == "NVIDIA H200" and PYTORCH["pytorch"].startswith("2.11.")
     for port, words in (("PyTorch", "29 to 61"), ("PyTorch, compiled", "11 to 17")):
@@ -237,9 +249,9 @@ def test_what_the_docs_say_of_a_tpu():
         for way in ("default", "plain port", "softsort")
     }
     cycles = {way: [round(row["cycles"] / 1e6, 2) for row in both] for way, both in found.items()}
-    assert cycles == {"default": [0.68, 1.89], "plain port": [1.44, 4.58], "softsort": [0.33, 2.37]}
+    assert cycles == {"default": [0.67, 1.86], "plain port": [1.44, 4.58], "softsort": [0.33, 2.37]}
     temporary = {way: round(max(row["temporary"] for row in both), 2) for way, both in found.items()}
-    assert temporary == {"default": 0.08, "plain port": 1.83, "softsort": 1.0}
+    assert temporary == {"default": 0.06, "plain port": 1.83, "softsort": 1.0}
 
 
 def test_what_the_docs_say_of_few_slots():

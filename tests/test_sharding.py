@@ -152,6 +152,18 @@ def test_half_precision_is_summed_in_float32():
         np.testing.assert_allclose(x.astype(jnp.float32), y, rtol=2**-8)
 
 
+def test_a_surplus_drawn_slot_of_8_bits_has_the_lowest_score():
+    """The devices add up in float32, and float8_e4m3fn has no infinity for the result."""
+    scores, where = jnp.arange(16.0).astype(jnp.float8_e4m3fn), jnp.arange(16) < 2
+
+    def draw(rows, where):
+        key = jax.random.key(0)
+        return shtopk.topk(rows, rows, 3, where=where, draw=1.0, key=key, axis_name="x").scores
+
+    out = mapped(draw, P("x"), P())(scores, where).astype(jnp.float32)
+    np.testing.assert_array_equal(jnp.sort(out), [-448, 0, 1])
+
+
 # Selection and mask
 
 

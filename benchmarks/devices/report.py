@@ -61,8 +61,9 @@ def sweep(rows, base, name):
     return records.markdown([f"{name} ({rest})", *methods], lines)
 
 
-def temporary(row, method, mode="step"):
-    return row["methods"][method][mode]["temporary"]
+def temporary(row, method):
+    """The temporary bytes of a step."""
+    return row["methods"][method]["step"]["temporary"]
 
 
 def formula(devices, n, k, d, candidates=None):

@@ -24,7 +24,7 @@ def sample(n, k, draws, seed):
     return embeddings, direction, scores
 
 
-def measurement(family, k, reseed=False):
+def measurement(family, k, reseed):
     """A compiled function of numbers `(p, 2)`, embeddings, direction, scores; it gives quantities `(p,)`."""
 
     def one_boost(numbers, embeddings, direction, scores):

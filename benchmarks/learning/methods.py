@@ -42,15 +42,24 @@ def slots(out):
     return out.embeddings, jnp.ones(out.scores.shape)
 
 
-def recipe(boost=shtopk.Scaled, sharpness=(0.1, 100.0), noise=0.5, before=lambda scores: scores, log=False):
+def recipe(
+    boost=shtopk.Scaled,
+    sharpness=(0.1, 100.0),
+    noise=0.5,
+    before=lambda scores: scores,
+    narrow=None,
+    log=False,
+):
     """The documented recipe: every row weighed by the soft mask, soft at first and sharp at the end.
 
-    Or with one thing changed: a part of it, or the scores of the network `before` it.
+    Or with one thing changed: a part of it, the scores of the network `before` it, or `narrow` times k candidates.
     """
 
     def choose(embeddings, scores, k, at):
+        best = narrow and min(scores.shape[-1], narrow * k)
         scores, scaled = shtopk.anneal(before(scores), at.progress, at.key, noise=noise, sharpness=sharpness)
-        return embeddings, shtopk.topk_mask(scores, k, boost=boost(scaled.sharpness), log=log)
+        mask = shtopk.topk_mask(scores, k, boost=boost(scaled.sharpness), candidates=best, log=log)
+        return embeddings, mask
 
     return choose
 
@@ -96,18 +105,16 @@ def threshold_by_recipe(embeddings, scores, k, at):
     return peers.threshold_mask(embeddings, scores, k, at._replace(number=1 / boost.sharpness))
 
 
-def relative(sharpness, straight_through=False, narrow=None):
-    """`Relative`, its sharpness by `sharpness(at)`; `narrow` times k candidates."""
+def relative(sharpness, straight_through=False):
+    """`Relative`, its sharpness by `sharpness(at)`."""
 
     def choose(embeddings, scores, k, at):
-        n = scores.shape[-1]
         out = shtopk.topk(
             embeddings,
             scores,
             k,
             boost=shtopk.Relative(sharpness(at)),
             order="position",
-            candidates=narrow and min(n, narrow * k),
             straight_through=straight_through,
         )
         return slots(out)
@@ -147,6 +154,8 @@ METHODS = {
     "recipe, standardised": Method(
         recipe(before=standardised), (1.0,), logs=recipe(before=standardised, log=True)
     ),
+    "recipe, candidates=8k": Method(recipe(narrow=8), (1.0,)),
+    "recipe, candidates=4k": Method(recipe(narrow=4), (1.0,), logs=recipe(narrow=4, log=True)),
     "recipe, Relative": Method(recipe(shtopk.Relative, (0.05, 16.0)), (1.0,)),
     "recipe, geometric quantile": Method(recipe(geometric, (0.05, 16.0)), (1.0,)),
     "recipe, scores x 1000": Method(recipe(before=lambda scores: 1000 * scores), (1.0,)),
@@ -155,7 +164,6 @@ METHODS = {
     "Relative, annealed": Method(relative(schedule), (8.0, 16.0)),
     "Relative, learned": Method(relative(lambda at: at.number * jnp.exp(at.learned)), (0.5, 2.0)),
     "Relative, straight-through": Method(relative(lambda at: at.number, straight_through=True), (2.0, 6.0)),
-    "Relative, annealed, candidates=8k": Method(relative(schedule, narrow=8), (8.0, 16.0)),
     "as published, Power": Method(as_published, (5.0, 20.0)),
     "gated top k": Method(peers.gated, (1.0, 3.0), lambda v, number, k: jax.nn.sigmoid(number * v)),
     "softmax straight-through": Method(peers.softmax_straight_through, (0.3, 1.0)),
@@ -183,6 +191,7 @@ BY_LOGS = [
     "recipe, sharp at two thirds",
     "recipe, 0.03 to 30",
     "recipe, standardised",
+    "recipe, candidates=4k",
     "recipe, by drawn slots, sharp at two thirds",
     "Relative, straight-through",
     "gated top k",

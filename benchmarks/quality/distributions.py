@@ -1,14 +1,12 @@
 """The default's quality on scores that are not uniform: outliers, offsets, finite padding, clusters."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 import shtopk
 from benchmarks import records
-from benchmarks.quality.measure import CHUNK, SEED, D
+from benchmarks.quality.measure import CHUNK, SEED, D, mean_and_error
 
 SIZES = [(16, 2), (300, 7), (2048, 64), (16384, 4)]
 
@@ -65,11 +63,7 @@ def measure(draws):
         for n, k in SIZES:
             keys = jax.random.split(jax.random.fold_in(jax.random.key(SEED), n), draws)
             found = jax.device_get(measurement(n, k, scores_of)(keys))
-            methods = jax.tree.map(
-                lambda x: [records.rounded(x.mean()), records.rounded(x.std(ddof=1) / math.sqrt(draws), 3)],
-                found,
-            )
-            rows.append({"scores": name, "n": n, "k": k, "methods": methods})
+            rows.append({"scores": name, "n": n, "k": k, "methods": jax.tree.map(mean_and_error, found)})
     return rows
 
 

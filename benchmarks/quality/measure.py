@@ -22,12 +22,12 @@ ALPHAS = {"iterative": 1.0, "iterative, alpha=2": 2.0}
 
 NOTES = [
     "Algorithm 1 as printed and as the authors' released code runs it, alpha = 1, lies below their "
-    "published curve; alpha = 2 gives that curve. Their log says the same by another road: the mean "
+    "published curve; alpha = 2 gives that curve. Another figure in their log agrees: the mean "
     "squared error of the slots' scores that it holds for n = 16384, k = 64 is 0.130, where alpha = 2 "
     "comes to 0.130 and alpha = 1 to 0.178. A second, later log in their repository (CPU; n = 16, k = 2 "
     "and 4) has nCCS near 0.31 and 0.34, which is alpha = 1.",
-    "Algorithm 1's two normalizers scale each row by a positive number, which no cosine sees: their "
-    "nCCS differs by rounding alone. They part in the rows' length (`normalizers` in the results).",
+    "Algorithm 1's two normalizers scale each row by a positive number, which changes no "
+    "cosine. So their nCCS differs by rounding alone. The lengths of their rows differ (`normalizers` in the results).",
     "Scaled(60) is as steep as Power(20) at a score of 1, where Power(20) rises by 20 log 20 = 60 a unit.",
 ]
 
@@ -86,9 +86,12 @@ def measure(n, k, draws):
     keys = jax.random.split(key, draws).reshape(-1, CHUNK)
     found = [jax.device_get(chunk(some)) for some in keys]
     whole = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
-    return jax.tree.map(
-        lambda x: [records.rounded(x.mean()), records.rounded(x.std(ddof=1) / math.sqrt(draws), 3)], whole
-    )
+    return jax.tree.map(mean_and_error, whole)
+
+
+def mean_and_error(x):
+    """`[mean, standard error]` of the draws `x` `(draws,)`."""
+    return [records.rounded(x.mean()), records.rounded(x.std(ddof=1) / math.sqrt(len(x)), 3)]
 
 
 def compared(n, k, methods, paper):

@@ -4,8 +4,8 @@ A handwritten digit lies on a canvas cluttered with pieces of other digits. The 
 patches, and each patch becomes a token on its own. Most tokens show clutter or nothing. So a scorer keeps k of the 64,
 and the layers above, which have most of the compute, work on k tokens. The scorer learns from the digit's label alone.
 
-While training, `shtopk.topk` folds the 64 tokens into k slots, mixtures at first and tokens in the end, by
-`shtopk.anneal`. To evaluate, `shtopk.hard_topk` keeps the k best tokens. The script also measures no pruning, a top k
+While training, `shtopk.topk` folds the 64 tokens into k slots, by `shtopk.anneal` mixtures at first and nearly single
+tokens in the end. To evaluate, `shtopk.hard_topk` keeps the k best tokens. The script also measures no pruning, a top k
 that learns by a gate alone, and a random choice. The table has the accuracy of each, its multiply-adds, and the time of
 a training step and of inference. Six minutes on one core:
 
