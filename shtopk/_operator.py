@@ -79,7 +79,8 @@ def topk(
       where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus
         slots are rows of zeros with score -inf.
       candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores, in
-        `ceil(log2(candidates / k))` rounds. The other rows get weight and gradient exactly 0.
+        `ceil(log2(candidates / k))` rounds. The other rows get weight and gradient exactly 0, and
+        on some tasks a model learns less (docs/training.md).
       straight_through: if True, return the values of `hard_topk`, each row with the gradient of its soft slot. Use it
         to fine-tune a selection that already works. Do not train from scratch with it: models then often learn
         nothing (docs/training.md).
