@@ -120,11 +120,13 @@ def play(scores, count, above, k, boost, reseed):
     for share, order in reversed(played):
         weights, seats = _undone(weights, seats, share, order, share.shape[0], _joined)
 
-    # A selection, not a product: no gradient from the payload of a missing row, not even NaN, passes here.
+    # A selection, not a product: no gradient from the payload of a missing row, not even NaN, passes here. Nor from the
+    # payload of a row of weight 0: where a boost of this library gives exactly 0, its derivative is 0.
     seeds = lax.iota(jnp.int32, width) if seats is None else seats.entries
-    weights = jnp.where(seeds < entrants, weights, 0)
     if not reseed and width > MANY * k:
         weights = _computed_first(weights)
+    live = (seeds < entrants) & (weights != 0) if by_match(boost) else seeds < entrants
+    weights = jnp.where(live, weights, 0)
     slot_scores = jnp.where(lax.iota(jnp.int32, k) < count, scores[:k], -jnp.inf)
     return slot_scores, weights, seeds
 

@@ -128,15 +128,20 @@ def test_a_symbolic_n_is_refused_by_name():
         export.export(jax.jit(lambda v: shtopk.topk_mask(v, 3)))(scores)
 
 
-def test_a_nan_of_weight_0_reaches_no_slot_and_no_tangent():
-    """The score gradient of its matches is NaN in reverse mode, unless `where` or `candidates` leaves the row out."""
+def test_a_nan_of_weight_0_reaches_no_slot_and_no_gradient():
+    """Not by a boost of this library. By another the gradient is NaN, unless `where` or `candidates` omits the row."""
     scores = jnp.array([3.0, 2.0, 1.0, 0.0])
     embeddings = jnp.ones((4, 1)).at[3].set(jnp.nan)
     soft = lambda v, **options: shtopk.topk(embeddings, v, 2, **options).embeddings  # noqa: E731
+    own = lambda high, low, where: jax.nn.sigmoid(1e6 * (high - low))  # noqa: E731
     hard = {"boost": shtopk.Scaled(1e6)}
     slots, tangents = jax.jvp(lambda v: soft(v, **hard), (scores,), (scores,))
     np.testing.assert_array_equal(slots, 1)
     np.testing.assert_array_equal(tangents, 0)
-    assert jnp.any(jnp.isnan(jax.grad(lambda v: jnp.sum(soft(v, **hard)))(scores)))
+    assert jnp.any(jnp.isnan(jax.grad(lambda v: jnp.sum(soft(v, boost=own)))(scores)))
+    for boost in (shtopk.Scaled(1e6), shtopk.Relative(1e6), shtopk.Power(1e4)):
+        for reseed in (False, True):
+            gradient = jax.grad(lambda v: jnp.sum(soft(v, boost=boost, reseed=reseed)))(scores)  # noqa: B023
+            np.testing.assert_array_equal(gradient, 0)
     for options in (hard | {"where": scores > 0}, {"where": scores > 0}, {"candidates": 3}):
         chex.assert_tree_all_finite(jax.grad(lambda v: jnp.sum(soft(v, **options)))(scores))  # noqa: B023

@@ -105,6 +105,7 @@ def test_the_docs_of_speed_show_the_committed_results():
     faster = [row["ms"]["sort of bare scores"] / row["ms"]["sort"] for row in SPEED["stages"]]
     said = f"sorts the integers {min(faster):.1f} to {max(faster):.1f} times faster than floats"
     assert said in " ".join(SPEED_PAGE.split())
+    assert "\n".join(report.compilation(SPEED["compile_seconds"])) in SPEED_PAGE
     compiling = {(row["n"], row["k"]): row["seconds"] for row in SPEED["compile_seconds"]}
     for way, words in (
         ("shtopk", "in {} s for k = 2 and in {} s for k = 4096"),
@@ -123,7 +124,7 @@ def test_what_the_changelog_says_of_experts():
         if way == "gated lax.top_k, scatter"
     ]
     assert len(ratios) == 4
-    assert (round(min(ratios), 1), round(max(ratios), 1)) == (0.9, 1.2)
+    assert (round(min(ratios), 1), round(max(ratios), 1)) == (0.9, 1.1)
 
 
 def launches(way, mode, results=COMPILED):
@@ -264,7 +265,7 @@ def test_what_the_docs_say_of_few_slots():
         assert narrow and all(times < 1 for times, _ in narrow)
         whole = (summary.ratios(rows, summary.OURS, "softsort", mode) for rows in (few, fewest))
         longest[mode] = tuple(round(max(times for times, _ in ratios), 1) for ratios in whole)
-    assert longest == {"forward": (2.6, 5.2), summary.STEP: (1.7, 3.9)}
+    assert longest == {"forward": (2.4, 5.5), summary.STEP: (1.5, 3.0)}
 
 
 def test_what_the_docs_say_of_few_candidates():
@@ -272,7 +273,7 @@ def test_what_the_docs_say_of_few_candidates():
     few = [row for row in cells if 32 * row["k"] <= row["n"]]
     many = [row for row in cells if 8 * row["k"] == row["n"]]
     words = [summary.in_words(rows, summary.CANDIDATES, summary.OURS, summary.STEP) for rows in (few, many)]
-    assert words == ["1.1 to 6.9 times faster", "level at best, up to 1.6 times slower"]
+    assert words == ["1.2 to 5.8 times faster", "1.1 to 1.7 times slower"]
 
 
 def test_the_whole_of_speed_was_measured():

@@ -1,6 +1,7 @@
 """Every way to choose that the training benchmark compares, with the numbers each is tuned over."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -133,6 +134,11 @@ def iterative(alpha):
     )
 
 
+def by_log(choose):
+    """A peer by the log of its mask."""
+    return partial(choose, mask=peers.threshold_log_mask)
+
+
 def schedule(at):
     return annealed(0.5, at.number, at.progress)
 
@@ -169,8 +175,8 @@ METHODS = {
     "softmax straight-through": Method(peers.softmax_straight_through, (0.3, 1.0)),
     "Gumbel straight-through": Method(peers.gumbel_straight_through, (0.3, 1.0)),
     "SIMPLE": Method(peers.simple, (0.3, 1.0)),
-    "Gumbel-sigmoid": Method(peers.gumbel_sigmoid, (0.3, 1.0)),
-    "noise gate": Method(peers.noise_gate, (0.3, 1.0)),
+    "Gumbel-sigmoid": Method(peers.gumbel_sigmoid, (0.3, 1.0), logs=by_log(peers.gumbel_sigmoid)),
+    "noise gate": Method(peers.noise_gate, (0.3, 1.0), logs=by_log(peers.noise_gate)),
     "random choice": Method(peers.random_choice, (1.0,)),
     "attention": Method(peers.attention, (0.3, 1.0), lambda v, number, k: k * jax.nn.softmax(v / number)),
     "softsort": Method(peers.softsort, (0.3, 1.0)),
@@ -195,6 +201,8 @@ BY_LOGS = [
     "recipe, by drawn slots, sharp at two thirds",
     "Relative, straight-through",
     "gated top k",
+    "Gumbel-sigmoid",
+    "noise gate",
     "threshold mask",
     "random choice",
 ]

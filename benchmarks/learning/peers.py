@@ -90,19 +90,19 @@ def random_choice(embeddings, scores, k, at):
     return rows(embeddings, best(jax.random.uniform(at.key, scores.shape), k)), jnp.ones((len(scores), k))
 
 
-def gumbel_sigmoid(embeddings, scores, k, at):
+def gumbel_sigmoid(embeddings, scores, k, at, mask=threshold_mask):
     """A relaxed coin for each row (Maddison et al. 2017), about the threshold at which all of them sum to k."""
-    return embeddings, thresholded(scores + jax.random.logistic(at.key, scores.shape), k, at.number)
+    return mask(embeddings, scores + jax.random.logistic(at.key, scores.shape), k, at)
 
 
-def noise_gate(embeddings, scores, k, at):
+def noise_gate(embeddings, scores, k, at, mask=threshold_mask):
     """What a mask that sums to k leaves out of a row is noise in its place (Schulz et al. 2020).
 
     A row is `m * E + (1 - m) * noise`, weighed by m; the noise has the rows' own mean and spread.
     """
-    mask, still = thresholded(scores, k, at.number), lax.stop_gradient(embeddings)
+    weights, still = thresholded(scores, k, at.number), lax.stop_gradient(embeddings)
     noise = still.mean((0, 1)) + still.std((0, 1)) * jax.random.normal(at.key, still.shape)
-    return noise + mask[..., None] * (embeddings - noise), mask
+    return noise + weights[..., None] * (embeddings - noise), mask(embeddings, scores, k, at)[1]
 
 
 def _log_sums(scores, k):
