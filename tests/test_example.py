@@ -71,6 +71,9 @@ def test_what_the_guide_says_of_the_learned_k():
     assert min(results["learned"]["correlations"]) > 0.8
     learned, *fixed = results["ways"].values()
     assert learned["cost"] < min(row["cost"] for row in fixed)
+    *others, last = sorted(learned["costs"])
+    (six,) = (row for row in fixed if row["features"] == 6)
+    assert (round(last, 2), round(six["cost"], 2)) == (1.94, 1.63) and max(others) <= 1.275
     for row in fixed:
         if row["features"] <= 6:
             assert learned["error"] < row["error"]

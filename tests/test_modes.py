@@ -129,7 +129,7 @@ def test_a_symbolic_n_is_refused_by_name():
 
 
 def test_a_nan_of_weight_0_reaches_no_slot_and_no_gradient():
-    """Not by a boost of this library. By another the gradient is NaN, unless `where` or `candidates` omits the row."""
+    """With a boost of one's own the gradient is NaN, unless `where` or `candidates` leaves the row out."""
     scores = jnp.array([3.0, 2.0, 1.0, 0.0])
     embeddings = jnp.ones((4, 1)).at[3].set(jnp.nan)
     soft = lambda v, **options: shtopk.topk(embeddings, v, 2, **options).embeddings  # noqa: E731
