@@ -208,18 +208,19 @@ def test_attention_by_the_log_mask_has_finite_gradients(sharpness, x32):
     values = jnp.sin(jnp.arange(128.0))
     where = jnp.arange(128) < 100
 
-    def mask_of(v, log=False):
-        return shtopk.topk_mask(v, 8, boost=shtopk.Scaled(sharpness), where=where, log=log)
+    def mask_of(v, k=8, log=False):
+        return shtopk.topk_mask(v, k, boost=shtopk.Scaled(sharpness), where=where, log=log)
 
-    def loss(v, naive=False):
-        bias = jnp.log(mask_of(v)) if naive else mask_of(v, log=True)
+    def loss(v, k=8, naive=False):
+        bias = jnp.log(mask_of(v, k)) if naive else mask_of(v, k, log=True)
         return jnp.sum(jax.nn.softmax(logits + bias) @ values)
 
     gradient = jax.grad(loss)(scores)
     chex.assert_tree_all_finite(gradient)
     assert np.all(gradient[:, 100:] == 0)
+    chex.assert_tree_all_finite(jax.grad(loss)(scores, jnp.int32(8)))
     if sharpness == 1e4:  # some live rows have weight 0
-        assert not np.all(np.isfinite(jax.grad(loss)(scores, naive=True)[:, :100]))
+        assert not np.all(np.isfinite(jax.grad(loss)(scores, jnp.int32(8), naive=True)[:, :100]))
     # What the mask hides has no weight; the rest is weighed by it.
     mask = mask_of(scores)
     weighed = mask * jnp.exp(logits)
