@@ -134,9 +134,14 @@ def iterative(alpha):
     )
 
 
-def by_log(choose):
-    """A peer by the log of its mask."""
-    return partial(choose, mask=peers.threshold_log_mask)
+def by_recipe(**changed):
+    """The recipe with what is `changed`, by the mask and by its log."""
+    return Method(recipe(**changed), (1.0,), logs=recipe(**changed, log=True))
+
+
+def by_threshold(choose):
+    """A peer by its mask about a threshold, and by the log of this mask."""
+    return Method(choose, (0.3, 1.0), logs=partial(choose, of=jax.nn.log_sigmoid))
 
 
 def schedule(at):
@@ -144,7 +149,7 @@ def schedule(at):
 
 
 METHODS = {
-    "recipe": Method(recipe(), (1.0,), logs=recipe(log=True)),
+    "recipe": by_recipe(),
     "recipe, mask then drawn slots": Method(recipe_by_drawn_slots(), (1.0,), first="recipe"),
     "recipe, by slots": Method(recipe_by_slots, (1.0,)),
     "recipe, by drawn slots": Method(recipe_by_drawn_slots(), (1.0,)),
@@ -152,20 +157,16 @@ METHODS = {
     "recipe, drawn outright": Method(recipe_by_drawn_slots(jnp.ones_like), (1.0,)),
     "recipe, sharp at two thirds": Method(sharp_early(recipe()), (1.0,), logs=sharp_early(recipe(log=True))),
     "recipe, by drawn slots, sharp at two thirds": Method(sharp_early(recipe_by_drawn_slots()), (1.0,)),
-    "recipe, no noise": Method(recipe(noise=0.0), (1.0,)),
-    "recipe, 0.5 to 16": Method(recipe(sharpness=(0.5, 16.0)), (1.0,)),
-    "recipe, 0.03 to 30": Method(
-        recipe(sharpness=(0.03, 30.0)), (1.0,), logs=recipe(sharpness=(0.03, 30.0), log=True)
-    ),
-    "recipe, standardised": Method(
-        recipe(before=standardised), (1.0,), logs=recipe(before=standardised, log=True)
-    ),
-    "recipe, candidates=8k": Method(recipe(narrow=8), (1.0,)),
-    "recipe, candidates=4k": Method(recipe(narrow=4), (1.0,), logs=recipe(narrow=4, log=True)),
-    "recipe, Relative": Method(recipe(shtopk.Relative, (0.05, 16.0)), (1.0,)),
-    "recipe, geometric quantile": Method(recipe(geometric, (0.05, 16.0)), (1.0,)),
-    "recipe, scores x 1000": Method(recipe(before=lambda scores: 1000 * scores), (1.0,)),
-    "recipe, scores + 100": Method(recipe(before=lambda scores: scores + 100), (1.0,)),
+    "recipe, no noise": by_recipe(noise=0.0),
+    "recipe, 0.5 to 16": by_recipe(sharpness=(0.5, 16.0)),
+    "recipe, 0.03 to 30": by_recipe(sharpness=(0.03, 30.0)),
+    "recipe, standardised": by_recipe(before=standardised),
+    "recipe, candidates=8k": by_recipe(narrow=8),
+    "recipe, candidates=4k": by_recipe(narrow=4),
+    "recipe, Relative": by_recipe(boost=shtopk.Relative, sharpness=(0.05, 16.0)),
+    "recipe, geometric quantile": by_recipe(boost=geometric, sharpness=(0.05, 16.0)),
+    "recipe, scores x 1000": by_recipe(before=lambda scores: 1000 * scores),
+    "recipe, scores + 100": by_recipe(before=lambda scores: scores + 100),
     "Relative, fixed": Method(relative(lambda at: at.number), (2.0, 6.0)),
     "Relative, annealed": Method(relative(schedule), (8.0, 16.0)),
     "Relative, learned": Method(relative(lambda at: at.number * jnp.exp(at.learned)), (0.5, 2.0)),
@@ -175,12 +176,12 @@ METHODS = {
     "softmax straight-through": Method(peers.softmax_straight_through, (0.3, 1.0)),
     "Gumbel straight-through": Method(peers.gumbel_straight_through, (0.3, 1.0)),
     "SIMPLE": Method(peers.simple, (0.3, 1.0)),
-    "Gumbel-sigmoid": Method(peers.gumbel_sigmoid, (0.3, 1.0), logs=by_log(peers.gumbel_sigmoid)),
-    "noise gate": Method(peers.noise_gate, (0.3, 1.0), logs=by_log(peers.noise_gate)),
+    "Gumbel-sigmoid": by_threshold(peers.gumbel_sigmoid),
+    "noise gate": by_threshold(peers.noise_gate),
     "random choice": Method(peers.random_choice, (1.0,)),
     "attention": Method(peers.attention, (0.3, 1.0), lambda v, number, k: k * jax.nn.softmax(v / number)),
     "softsort": Method(peers.softsort, (0.3, 1.0)),
-    "threshold mask": Method(peers.threshold_mask, (0.3, 1.0), logs=peers.threshold_log_mask),
+    "threshold mask": by_threshold(peers.threshold_mask),
     "threshold mask, by the recipe": Method(threshold_by_recipe, (1.0,)),
     "perturbed top k": Method(peers.perturbed, (0.3, 1.0)),
     "iterative": Method(iterative(lambda at: at.number), (1.0, 3.0)),

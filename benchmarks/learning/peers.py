@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from benchmarks.peers import over_threshold, rows, thresholded
+from benchmarks.peers import over_threshold, rows
 
 SAMPLES = 32  # of the perturbed top k
 
@@ -62,13 +62,9 @@ def softsort(embeddings, scores, k, at):
     return rows(weights, place) @ embeddings, jnp.ones(top.shape)
 
 
-def threshold_mask(embeddings, scores, k, at):
-    return embeddings, thresholded(scores, k, at.number)
-
-
-def threshold_log_mask(embeddings, scores, k, at):
-    """The same by the log of its mask."""
-    return embeddings, jax.nn.log_sigmoid(over_threshold(scores, k, at.number))
+def threshold_mask(embeddings, scores, k, at, of=jax.nn.sigmoid):
+    """Weighed by the mask, or with `jax.nn.log_sigmoid` by its log; so are the two peers below that take `of`."""
+    return embeddings, of(over_threshold(scores, k, at.number))
 
 
 def perturbed(embeddings, scores, k, at):
@@ -90,19 +86,19 @@ def random_choice(embeddings, scores, k, at):
     return rows(embeddings, best(jax.random.uniform(at.key, scores.shape), k)), jnp.ones((len(scores), k))
 
 
-def gumbel_sigmoid(embeddings, scores, k, at, mask=threshold_mask):
+def gumbel_sigmoid(embeddings, scores, k, at, of=jax.nn.sigmoid):
     """A relaxed coin for each row (Maddison et al. 2017), about the threshold at which all of them sum to k."""
-    return mask(embeddings, scores + jax.random.logistic(at.key, scores.shape), k, at)
+    return threshold_mask(embeddings, scores + jax.random.logistic(at.key, scores.shape), k, at, of)
 
 
-def noise_gate(embeddings, scores, k, at, mask=threshold_mask):
+def noise_gate(embeddings, scores, k, at, of=jax.nn.sigmoid):
     """What a mask that sums to k leaves out of a row is noise in its place (Schulz et al. 2020).
 
     A row is `m * E + (1 - m) * noise`, weighed by m; the noise has the rows' own mean and spread.
     """
-    weights, still = thresholded(scores, k, at.number), lax.stop_gradient(embeddings)
+    over, still = over_threshold(scores, k, at.number), lax.stop_gradient(embeddings)
     noise = still.mean((0, 1)) + still.std((0, 1)) * jax.random.normal(at.key, still.shape)
-    return noise + weights[..., None] * (embeddings - noise), mask(embeddings, scores, k, at)[1]
+    return noise + jax.nn.sigmoid(over)[..., None] * (embeddings - noise), of(over)
 
 
 def _log_sums(scores, k):
