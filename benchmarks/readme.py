@@ -1,19 +1,8 @@
-"""Write the README's figures from the results files: `python -m benchmarks.readme`.
-
-In README.md the function NAME writes the text between `<!-- results: NAME -->` and `<!-- end -->`.
-"""
-
-import argparse
-import json
-import re
-from pathlib import Path
+"""The figures of the README, from the results files."""
 
 from benchmarks import records
 from benchmarks.learning import report as learning_report
 from benchmarks.speed import summary
-
-ROOT = Path(__file__).parent.parent
-REGION = re.compile(r"(<!-- results: (\w+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 HARDEST = (16384, 2)  # n and k of the quality sentence: the paper's longest tournament
 # Each peer with its name in the speed benchmark.
@@ -25,11 +14,6 @@ LEARNING = {
 }
 
 
-def read(name):
-    """The results file `name`."""
-    return json.loads((records.RESULTS / f"{name}.json").read_text())
-
-
 def table(head, lines):
     """Markdown, aligned to the left."""
     first, _, *rest = records.markdown(head, lines)
@@ -38,7 +22,7 @@ def table(head, lines):
 
 def quality():
     """nCCS of the hardest cell beside the published figures, and the lowest of all cells."""
-    rows = read("quality")["rows"]
+    rows = records.read("quality")["rows"]
     n, k = HARDEST
     ours = {(row["n"], row["k"]): row["methods"]["default"]["nccs"][0] for row in rows}
     (published,) = (row["published"] for row in rows if (row["n"], row["k"]) == HARDEST)
@@ -54,7 +38,7 @@ def speed():
     """Training steps beside the peers, on a CPU and on a GPU."""
     head, parts = ["`topk` compared with"], []
     for machine, name in (("CPU", "speed"), ("GPU", "gpu-speed")):
-        cells = summary.large(read(name)["rows"])
+        cells = summary.large(records.read(name)["rows"])
         head += [f"{machine}, k < 256", f"{machine}, k ≥ 256"]
         parts += [[row for row in cells if row["k"] < 256], [row for row in cells if row["k"] >= 256]]
     lines = [
@@ -68,10 +52,12 @@ def kernels():
     """The time in kernels of a training step of the longest tournament, beside two peers; its time beside PyTorch's."""
     n, k = HARDEST
     rows = [
-        row for row in read("gpu-profiled")["rows"] if (row["n"], row["k"], row["mode"]) == (n, k, "gradient")
+        row
+        for row in records.read("gpu-profiled")["rows"]
+        if (row["n"], row["k"], row["mode"]) == (n, k, "gradient")
     ]
     busy, started = ({row["way"]: row[name] for row in rows} for name in ("busy_ms", "kernels"))
-    cells = [row for row in read("gpu-pytorch")["rows"] if (row["n"], row["k"]) == (n, k)]
+    cells = [row for row in records.read("gpu-pytorch")["rows"] if (row["n"], row["k"]) == (n, k)]
     ((torch, _),) = summary.ratios(cells, summary.OURS, "PyTorch, compiled", summary.STEP)
 
     def beside(way, peer):
@@ -98,15 +84,3 @@ def learning():
         lines.append([name, *(f"{s['mean']:.2f}" if s else None for s in scores), f"{failed} of {seeds}"])
     tasks = [task.removeprefix("features-").replace("-", " ") for task in found]
     return "\n".join(["", *table(["trained by", *tasks, "failed seeds"], lines), ""])
-
-
-def rendered(text):
-    """`text` with every region rendered from the results."""
-    parts = {part.__name__: part for part in (quality, speed, kernels, learning)}
-    return REGION.sub(lambda match: match[1] + parts[match[2]]() + match[4], text)
-
-
-if __name__ == "__main__":
-    argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__).parse_args()
-    path = ROOT / "README.md"
-    path.write_text(rendered(path.read_text()))

@@ -30,6 +30,11 @@ def path(name, quick):
     return directory(quick) / (f"{name}.json" if backend == "cpu" else f"{backend}-{name}.json")
 
 
+def read(name):
+    """The committed results `NAME.json`."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
 def environment():
     """The date, versions and hardware."""
     return {

@@ -17,7 +17,7 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 import shtopk
-from benchmarks import readme
+from benchmarks import pages, readme
 
 pytestmark = pytest.mark.usefixtures("full_effort")
 
@@ -116,10 +116,13 @@ def test_the_readmes_example_runs_as_pasted_and_learns(tmp_path):
     assert np.all(np.abs(learned[1:]) < 0.2)
 
 
-def test_the_readmes_figures_are_those_of_the_results():
-    assert set(re.findall("<!-- results: (.*?) -->", README)) == {"quality", "speed", "kernels", "learning"}
-    assert readme.rendered(README) == README
-    speed = readme.read("speed")
+def test_the_pages_show_the_results():
+    texts = [page.read_text() for page in pages.PAGES]
+    shown = [name for text in texts for name in re.findall("<!-- results: (.*?) -->", text)]
+    assert sorted(shown) == sorted(pages.PARTS)
+    assert list(map(pages.rendered, texts)) == texts
+    assert all(page in pages.PAGES for page in PAGES if "<!-- results:" in page.read_text())
+    speed = pages.read("speed")
     assert (speed["hardware"]["backend"], speed["hardware"]["cpu_count"]) == ("cpu", 2)
 
 
@@ -134,7 +137,9 @@ def test_the_readme_compares_by_the_milliseconds_of_kernels(monkeypatch):
     queued = {"shtopk": 3.0, "PyTorch, compiled": 15.0}
     methods = {name: {"gradient in both": {"ms": ms}} for name, ms in queued.items()}
     beside = [{"n": n, "k": 2, "methods": methods} for n in (16384, 8192)]
-    monkeypatch.setattr(readme, "read", {"gpu-profiled": {"rows": rows}, "gpu-pytorch": {"rows": beside}}.get)
+    monkeypatch.setattr(
+        readme.records, "read", {"gpu-profiled": {"rows": rows}, "gpu-pytorch": {"rows": beside}}.get
+    )
     said = " ".join(readme.kernels().split())
     assert "k = 2 is 5 times faster than Algorithm 2 compiled by PyTorch." in said
     assert "takes 2 ms (20 kernels), 3 times faster than the plain port (60) and 8 times slower" in said

@@ -11,7 +11,7 @@ def report(path):
 
 
 def text(results):
-    versions, rows = results["versions"], results["rows"]
+    versions = results["versions"]
     yield "# One operator over many devices"
     yield ""
     yield (
@@ -19,8 +19,8 @@ def text(results):
         "device: bytes sent (as many are received) and temporary memory. A step is forward and backward."
     )
     for name in ("devices", "n", "k", "d"):
-        yield from ["", f"## Against {name}", "", *sweep(rows, results["settings"]["base"], name)]
-    yield from ["", "## The largest", "", *largest(rows, results["settings"]["largest"]), ""]
+        yield from ["", f"## Against {name}", "", *sweep(results, name)]
+    yield from ["", "## The largest", "", *largest(results), ""]
 
 
 def cell_of(rows, cell):
@@ -48,9 +48,12 @@ def _in_units(x, units):
     return f"{x / unit:.3g} {name}"
 
 
-def sweep(rows, base, name):
-    """A table of the cells that differ from `base` in `name` only: a step's bytes sent / temporary bytes."""
-    cells = [row for row in rows if all(row[other] == base[other] for other in base if other != name)]
+def sweep(results, name):
+    """A table of the cells that differ from the base in `name` only: a step's bytes sent / temporary bytes."""
+    base = results["settings"]["base"]
+    cells = [
+        row for row in results["rows"] if all(row[other] == base[other] for other in base if other != name)
+    ]
     cells.sort(key=lambda row: row[name])
     methods = list(cells[0]["methods"])
     lines = [
@@ -78,9 +81,9 @@ def formula(devices, n, k, d, candidates=None):
     return 4 * (devices - 1) * (arrays * entrants + 2 * k * (d + 1)) // devices
 
 
-def largest(rows, cell):
+def largest(results):
     """Markdown: one step at the largest size, method by method."""
-    row = cell_of(rows, cell)
+    row = cell_of(results["rows"], results["settings"]["largest"])
     lines = [
         [
             method,

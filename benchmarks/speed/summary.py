@@ -1,5 +1,7 @@
 """The speed benchmark in a few comparisons, in words: what the docs and the README quote."""
 
+import datetime
+
 from benchmarks import records
 
 STEP = "gradient in both"  # of a training step: outputs and both gradients
@@ -28,6 +30,7 @@ def questions(rows):
     widest = [row for row in contested if row["n"] >= 8192 and row["k"] >= 256]
     yield OURS, "plain port", "n >= 1024", cells
     yield OURS, "plain port", "n >= 1024, d >= 256", [row for row in cells if row["d"] >= 256]
+    yield OURS, "softsort", "n >= 1024, k <= 4", [row for row in cells if row["k"] <= 4]
     yield OURS, "softsort", "n >= 1024, k >= 8", contested
     yield OURS, "softsort", "n >= 8192, k >= 256", widest
     yield OURS, "top_k + gather, gated", "n >= 1024", cells
@@ -72,6 +75,44 @@ def growth_lines(rows):
     yield from records.markdown(["16 times as many candidates", "forward", "training step"], table)
 
 
+def machine(results):
+    """Where and when the results were measured."""
+    hardware, versions = results["hardware"], results["versions"]
+    day = datetime.date.fromisoformat(results["date"])
+    return (
+        f"The machine has {hardware['cpu_count']} shared cores ({hardware['machine']}), JAX {versions['jax']} and "
+        f"Python {versions['python']}. The results are of {day.day} {day:%B %Y}."
+    )
+
+
+def few_candidates(rows):
+    """A training step with 4k candidates beside one with all of them, by the share of the slots."""
+    few = [row for row in large(rows) if 32 * row["k"] <= row["n"]]
+    many = [row for row in large(rows) if 8 * row["k"] == row["n"]]
+    by_few, by_many = (in_words(cells, CANDIDATES, OURS, STEP) for cells in (few, many))
+    return f"{by_few} for k <= n / 32, and {by_many} for k = n / 8"
+
+
+def sort(stages):
+    """By how much the sort of integers is faster than one of floats."""
+    faster = [row["ms"]["sort of bare scores"] / row["ms"]["sort"] for row in stages]
+    return f"{span(min(faster), max(faster))} times faster"
+
+
+def compiling(rows):
+    """The seconds to compile a training step for few and for many slots, beside the plain port."""
+    longest = max(row["n"] for row in rows)
+    cells = [row for row in rows if row["n"] == longest]
+    few, many = (extreme(cells, key=lambda row: row["k"]) for extreme in (min, max))
+    ours, port = (
+        [f"{row['seconds'][way][STEP]:.2g} s" for row in (few, many)] for way in (OURS, "plain port")
+    )
+    return (
+        f"a training step at n = {longest} in {ours[0]} for k = {few['k']} and in {ours[1]} for k = {many['k']}, and "
+        f"that of the plain port in {port[0]} and {port[1]}"
+    )
+
+
 def in_words(rows, ours, theirs, mode):
     """How many times faster or slower `ours` is than `theirs`, from the lowest to the highest; None without a cell."""
     found = sorted(ratio for ratio, _ in ratios(rows, ours, theirs, mode))
@@ -81,12 +122,17 @@ def in_words(rows, ours, theirs, mode):
     if level(low) and level(high):
         return "level"
     if high < 1 and not level(high):
-        return f"{two_digits(1 / high)} to {two_digits(1 / low)} times faster"
+        return f"{span(1 / high, 1 / low)} times faster"
     if low > 1 and not level(low):
-        return f"{two_digits(low)} to {two_digits(high)} times slower"
+        return f"{span(low, high)} times slower"
     fastest = "level at best" if level(low) else f"up to {two_digits(1 / low)} times faster"
     slowest = "level at worst" if level(high) else f"up to {two_digits(high)} times slower"
     return f"{fastest}, {slowest}"
+
+
+def span(low, high):
+    """From `low` to `high`, or one number if both have the same two digits."""
+    return " to ".join(dict.fromkeys(map(two_digits, (low, high))))
 
 
 def level(ratio):

@@ -1,0 +1,69 @@
+"""Write the figures of the README and the docs from the results files: `python -m benchmarks.pages`.
+
+In a page, the part NAME of `PARTS` is the text between `<!-- results: NAME -->` and `<!-- end -->`.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+from benchmarks import readme
+from benchmarks.compiled import report as compiled
+from benchmarks.devices import report as devices
+from benchmarks.learning import report as learning
+from benchmarks.profiled import report as profiled
+from benchmarks.pytorch import report as pytorch
+from benchmarks.records import RESULTS, read
+from benchmarks.speed import report as speed
+from benchmarks.speed import summary
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / page for page in ("README.md", "docs/speed.md", "docs/training.md", "docs/devices.md")]
+REGION = re.compile(r"(<!-- results: (\w+) -->)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def table(lines):
+    """A table, apart from the text around it."""
+    return "\n\n" + "\n".join(lines) + "\n\n"
+
+
+def rows(name):
+    return read(name)["rows"]
+
+
+PARTS = {
+    "readme_quality": readme.quality,
+    "readme_speed": readme.speed,
+    "readme_kernels": readme.kernels,
+    "readme_learning": readme.learning,
+    "cpu_machine": lambda: summary.machine(read("speed")),
+    "cpu_few_candidates": lambda: summary.few_candidates(rows("speed")),
+    "cpu_sort": lambda: summary.sort(read("speed")["stages"]),
+    "cpu_compiling": lambda: summary.compiling(read("speed")["compile_seconds"]),
+    "cpu_compared": lambda: table(summary.lines(rows("speed"))),
+    "cpu_growth": lambda: table(summary.growth_lines(rows("speed"))),
+    "cpu_stages": lambda: table(speed.stages(read("speed")["stages"])),
+    "cpu_compilation": lambda: table(speed.compilation(read("speed")["compile_seconds"])),
+    "gpu_kernels": lambda: table(profiled.table(rows("gpu-profiled"))),
+    "gpu_compared": lambda: table(summary.lines(rows("gpu-speed"))),
+    "gpu_growth": lambda: table(summary.growth_lines(rows("gpu-speed"))),
+    "gpu_pytorch": lambda: table(pytorch.table(rows("gpu-pytorch"))),
+    "compiled_for_h100": lambda: table(compiled.table(rows("compiled-h100"), compiled.launches)),
+    "recipes": lambda: table(learning.headline(learning.read(RESULTS))),
+    "more_seeds": lambda: table(
+        learning.by_all_seeds(learning.read(RESULTS), learning.read(RESULTS, more_seeds=True))
+    ),
+    "many_devices": lambda: table(devices.sweep(read("devices"), "devices")),
+    "most_devices": lambda: table(devices.largest(read("devices"))),
+}
+
+
+def rendered(text):
+    """`text` with every region rendered from the results."""
+    return REGION.sub(lambda match: match[1] + PARTS[match[2]]() + match[4], text)
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m benchmarks.pages", description=__doc__).parse_args()
+    for page in PAGES:
+        page.write_text(rendered(page.read_text()))
