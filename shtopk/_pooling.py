@@ -221,8 +221,7 @@ def _leading(f, shape, dtype, split):
 
 def _summed(f, axes, *operands):
     """`f(*operands)`, summed over the leading `axes`, which keep size 1."""
-    out = f(*operands)
-    return jnp.sum(out, axes, keepdims=True) if axes else out
+    return jnp.sum(f(*operands), axes, keepdims=True)
 
 
 def _summed_one_by_one(f, axes, *operands):
@@ -231,7 +230,9 @@ def _summed_one_by_one(f, axes, *operands):
     XLA would keep all of them in memory, and its sum over a leading axis is slow on CPU: the sum of 8 x 2048 x 512
     numbers takes 5 times as long as their computation. Other backends compute entries and sum in one kernel.
     """
-    if not axes or any(0 in x.shape for x in operands):
+    if not axes:
+        return f(*operands)
+    if any(0 in x.shape for x in operands):
         return _summed(f, axes, *operands)
     axis, *others = axes
     entries = next(x.shape[axis] for x in operands if x.shape[axis] != 1)
@@ -284,7 +285,7 @@ def _lowering(shape, default, f, summed):
         rows = _leading(form, shape, split=split, dtype=sum_dtype)
 
         def run(*operands):
-            return total(rows, axes, *operands).astype(dtype)
+            return (total(rows, axes, *operands) if axes else rows(*operands)).astype(dtype)
 
         return mlir.lower_fun(run, multiple_results=False)(ctx, *operands)
 

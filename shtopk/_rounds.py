@@ -120,15 +120,21 @@ def play(scores, count, above, k, boost, reseed):
     for share, order in reversed(played):
         weights, seats = _undone(weights, seats, share, order, share.shape[0], _joined)
 
-    # A selection, not a product: no gradient from the payload of a missing row, not even NaN, passes here. Nor from the
-    # payload of a row of weight 0: where a boost of this library gives exactly 0, its derivative is 0.
     seeds = lax.iota(jnp.int32, width) if seats is None else seats.entries
     if not reseed and width > MANY * k:
         weights = _computed_first(weights)
-    live = (seeds < entrants) & (weights != 0) if by_match(boost) else seeds < entrants
-    weights = jnp.where(live, weights, 0)
+    weights = _weights_of(seeds < entrants, weights, boost)
     slot_scores = jnp.where(lax.iota(jnp.int32, k) < count, scores[:k], -jnp.inf)
     return slot_scores, weights, seeds
+
+
+def _weights_of(live, weights, boost):
+    """`weights`, and 0 except where `live`.
+
+    A selection, not a product: no gradient from the payload of a missing row, not even NaN, passes here. Nor from the
+    payload of a row of weight 0: where a boost of this library gives exactly 0, its derivative is 0.
+    """
+    return jnp.where(live & (weights != 0) if by_match(boost) else live, weights, 0)
 
 
 class Seats(NamedTuple):
@@ -255,7 +261,7 @@ def play_traced_k(scores, count, above, k, boost, reseed):
         if seats is not None:
             weights = reordered(weights, seats.places, seats.entries)
     weights = reordered(_computed_first(weights), places, seeds)
-    return jnp.where(lax.iota(jnp.int32, n) < count, weights, 0)
+    return _weights_of(lax.iota(jnp.int32, n) < count, weights, boost)
 
 
 def _by_slot(n, k, width):

@@ -195,7 +195,7 @@ def _unpool(selection, pooled, *, sum_axis):
     def spread(slots):
         return _pooling.spread((held.indices, held.places), held.weights, held.by_block(slots), sum_axis)
 
-    return jax.tree.map(lambda leaf: _on_matrices(spread, leaf, selection.indices.ndim - 1), pooled)
+    return jax.tree.map(partial(_on_matrices, spread, selection.indices.ndim - 1), pooled)
 
 
 @compiled()
@@ -281,11 +281,11 @@ def sums(selection, embeddings):
         pooled = _pooling.pool((held.indices, held.places), held.weights, payload, dtype)
         return held.by_slot(pooled, k)
 
-    return jax.tree.map(lambda leaf: _on_matrices(pool, leaf, selection.indices.ndim - 1), embeddings)
+    return jax.tree.map(partial(_on_matrices, pool, selection.indices.ndim - 1), embeddings)
 
 
-def _on_matrices(operation, leaf, lead):
-    """Apply `operation` to `leaf` with its features flattened to one axis, and unflatten them."""
+def _on_matrices(operation, lead, leaf):
+    """Apply `operation` to `leaf`, the features after its `lead` axes flattened to one, and unflatten them."""
     out = operation(leaf.reshape(*leaf.shape[:lead], math.prod(leaf.shape[lead:])))
     return out.reshape(*out.shape[:-1], *leaf.shape[lead:])
 

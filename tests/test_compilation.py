@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import traceback
 from functools import partial
+from pathlib import Path
 
 import calls
 import jax
@@ -12,6 +14,7 @@ import pytest
 
 import shtopk
 from benchmarks import timing
+from shtopk import _pooling
 
 pytestmark = pytest.mark.usefixtures("full_effort")
 
@@ -43,6 +46,24 @@ def test_rows_that_experts_share_are_in_memory_once():
 
     temporary = timing.compiled(jax.value_and_grad(loss, (0, 1)), tokens, scores).temporary
     assert 0 < temporary < experts * n * d * tokens.dtype.itemsize / 2
+
+
+def test_few_frames_lead_from_topk_to_the_pooling(monkeypatch):
+    """What a user reads in a traceback: the library's frames from `topk` to the operation on the embeddings."""
+    package, depths = Path(shtopk.__file__).parent, {}
+
+    def recorded(name, function):
+        def call(*arguments, **options):
+            stack = traceback.extract_stack()
+            depths[name] = sum(Path(frame.filename).parent == package for frame in stack)
+            return function(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(_pooling._pool_p, "bind", recorded("traced", _pooling._pool_p.bind))
+    monkeypatch.setattr(_pooling, "taken", recorded("lowered", _pooling.taken))
+    shtopk.topk(jnp.ones((2, 37, 3)), jnp.zeros((2, 37)), 4)
+    assert depths == {"traced": 8, "lowered": 7}
 
 
 # Each test has sizes of its own, because a size that another has compiled compiles nothing.

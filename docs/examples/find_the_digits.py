@@ -113,10 +113,8 @@ class Finder(nn.Module):
 
 # Ways to select, from embeddings `(batch, 256, 64)` and scores `(batch, 256, heads)`.
 def soft(embeddings, scores, progress, key):
-    noise_key, draw_key = jax.random.split(key)
-    scores, boost = shtopk.anneal(scores[..., 0], progress, noise_key)
-    slots = shtopk.topk(embeddings, scores, K, boost=boost, draw=progress, key=draw_key)
-    return slots.embeddings, scores
+    scores, boost = shtopk.anneal(scores[..., 0], progress, key)
+    return shtopk.topk(embeddings, scores, K, boost=boost).embeddings, scores
 
 
 def hard(embeddings, scores, progress, key):
