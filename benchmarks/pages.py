@@ -19,7 +19,7 @@ from benchmarks.speed import summary
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / page for page in ("README.md", "docs/speed.md", "docs/training.md", "docs/devices.md")]
-REGION = re.compile(r"(<!-- results: (\w+) -->)(.*?)(<!-- end -->)", re.DOTALL)
+REGION = re.compile(r"(<!-- results: (\w+) -->)(?:(?!<!-- results:).)*?(<!-- end -->)", re.DOTALL)
 
 
 def table(lines):
@@ -29,6 +29,10 @@ def table(lines):
 
 def rows(name):
     return read(name)["rows"]
+
+
+def learned(task, *methods):
+    return learning.scores(learning.with_all_seeds(RESULTS)[task], methods)
 
 
 PARTS = {
@@ -49,10 +53,13 @@ PARTS = {
     "gpu_growth": lambda: table(summary.growth_lines(rows("gpu-speed"))),
     "gpu_pytorch": lambda: table(pytorch.table(rows("gpu-pytorch"))),
     "compiled_for_h100": lambda: table(compiled.table(rows("compiled-h100"), compiled.launches)),
-    "recipes": lambda: table(learning.headline(learning.read(RESULTS))),
-    "more_seeds": lambda: table(
-        learning.by_all_seeds(learning.read(RESULTS), learning.read(RESULTS, more_seeds=True))
+    "scores_marked_tokens": lambda: learned("marked-tokens", "recipe", "recipe, by slots"),
+    "scores_attention": lambda: learned("pruned-transformer", "recipe", "recipe, by slots"),
+    "scores_pruned": lambda: learned("pruned-transformer", "recipe, by slots", "gated top k"),
+    "scores_copying": lambda: learned(
+        "selective-copying", "recipe, mask then drawn slots", "recipe, by slots"
     ),
+    "learned": lambda: table(learning.by_all_seeds(learning.with_all_seeds(RESULTS), learning.SHOWN)),
     "many_devices": lambda: table(devices.sweep(read("devices"), "devices")),
     "most_devices": lambda: table(devices.largest(read("devices"))),
 }
@@ -60,7 +67,7 @@ PARTS = {
 
 def rendered(text):
     """`text` with every region rendered from the results."""
-    return REGION.sub(lambda match: match[1] + PARTS[match[2]]() + match[4], text)
+    return REGION.sub(lambda match: match[1] + PARTS[match[2]]() + match[3], text)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ HARDEST = (16384, 2)  # n and k of the quality sentence: the paper's longest tou
 PEERS = {"plain port": "plain port", "soft sort": "softsort", "gated top k": "top_k + gather, gated"}
 LEARNING = {
     "`anneal`, `topk_mask`": "recipe",
-    "gated top k": "gated top k",
+    "`anneal`, threshold mask": "threshold mask, by the recipe",
     "threshold mask": "threshold mask",
+    "gated top k": "gated top k",
 }
 
 

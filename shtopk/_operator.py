@@ -79,11 +79,11 @@ def topk(
       where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus
         slots are rows of zeros with score -inf.
       candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores, in
-        `ceil(log2(candidates / k))` rounds. The other rows get weight and gradient exactly 0, and
-        on some tasks a model learns less (docs/training.md).
+        `ceil(log2(candidates / k))` rounds. The other rows get weight and gradient exactly 0, so a
+        model may fail to learn with few candidates (docs/training.md).
       straight_through: if True, return the values of `hard_topk`, each row with the gradient of its soft slot. Use it
-        to fine-tune a selection that already works. Do not train from scratch with it: models then often learn
-        nothing (docs/training.md).
+        to fine-tune a selection that already works. Do not train from scratch with it: models then often fail
+        to learn (docs/training.md).
       draw: scalar t in [0, 1], plain or traced. A traced t is clipped. Each slot moves from its mixture towards one
         member j, drawn by its weight: `(1 - t) * E'_s + t * E_j`, and its score likewise. At t = 1 each slot is a row
         of the embeddings. The mean over draws is the mixture. In the backward pass the scores get the gradient of the

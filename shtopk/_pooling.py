@@ -230,8 +230,6 @@ def _summed_one_by_one(f, axes, *operands):
     XLA would keep all of them in memory, and its sum over a leading axis is slow on CPU: the sum of 8 x 2048 x 512
     numbers takes 5 times as long as their computation. Other backends compute entries and sum in one kernel.
     """
-    if not axes:
-        return f(*operands)
     if any(0 in x.shape for x in operands):
         return _summed(f, axes, *operands)
     axis, *others = axes
@@ -239,7 +237,7 @@ def _summed_one_by_one(f, axes, *operands):
 
     def part(entry):
         own = (x if x.shape[axis] == 1 else lax.dynamic_slice_in_dim(x, entry, 1, axis) for x in operands)
-        return _summed_one_by_one(f, others, *own)
+        return _summed_one_by_one(f, others, *own) if others else f(*own)
 
     return lax.fori_loop(1, entries, lambda entry, total: total + part(entry), part(0))
 

@@ -123,16 +123,17 @@ def play(scores, count, above, k, boost, reseed):
     seeds = lax.iota(jnp.int32, width) if seats is None else seats.entries
     if not reseed and width > MANY * k:
         weights = _computed_first(weights)
-    weights = _weights_of(seeds < entrants, weights, boost)
+    weights = _cut(weights, seeds < entrants, boost)
     slot_scores = jnp.where(lax.iota(jnp.int32, k) < count, scores[:k], -jnp.inf)
     return slot_scores, weights, seeds
 
 
-def _weights_of(live, weights, boost):
+def _cut(weights, live, boost):
     """`weights`, and 0 except where `live`.
 
-    A selection, not a product: no gradient from the payload of a missing row, not even NaN, passes here. Nor from the
-    payload of a row of weight 0: where a boost of this library gives exactly 0, its derivative is 0.
+    A selection, not a product: no cotangent of a missing row passes, not even NaN, as from a NaN in its payload or from
+    the log of its weight. Under a boost of this library a row of weight 0 counts as missing, too: where such a boost
+    gives exactly 0, its derivative is 0.
     """
     return jnp.where(live & (weights != 0) if by_match(boost) else live, weights, 0)
 
@@ -261,7 +262,7 @@ def play_traced_k(scores, count, above, k, boost, reseed):
         if seats is not None:
             weights = reordered(weights, seats.places, seats.entries)
     weights = reordered(_computed_first(weights), places, seeds)
-    return _weights_of(lax.iota(jnp.int32, n) < count, weights, boost)
+    return _cut(weights, lax.iota(jnp.int32, n) < count, boost)
 
 
 def _by_slot(n, k, width):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from functools import cache, partial
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,15 +16,16 @@ import pytest
 
 import shtopk
 from benchmarks import learning, records
-from benchmarks.learning import drawn, report
+from benchmarks.learning import drawn, models, report
 from benchmarks.learning.methods import BY_LOGS, METHODS, OURS
 from benchmarks.learning.peers import Moment, _log_sums, _subset
 from benchmarks.learning.tasks import TASKS
 from benchmarks.learning.train import Trainer
 
 ROOT = Path(__file__).parent.parent
-RESULTS = report.read(ROOT / "benchmarks" / "results")
-MORE = report.read(ROOT / "benchmarks" / "results", more_seeds=True)
+RESULTS = report.read(records.RESULTS)
+MORE = report.read(records.RESULTS, more_seeds=True)
+ALL_SEEDS = report.with_all_seeds(records.RESULTS)
 
 
 @pytest.fixture(autouse=True)
@@ -43,10 +44,9 @@ def test_every_method_weighs_k_rows_in_all(name):
     at = Moment(jnp.float32(METHODS[name].numbers[-1]), jnp.float32(1), jnp.float32(0), jax.random.key(0))
     rows, weights = jax.jit(METHODS[name].choose, static_argnums=2)(embeddings, scores, 4, at)
     mask = jnp.einsum("brn,br->bn", rows, weights)
-    gate = jax.nn.sigmoid(3.0 * METHODS[name].numbers[-1]) if name == "gated top k" else 1
     if name == "noise gate":  # its rows are noise as far as they are not chosen
         return np.testing.assert_allclose(weights.sum(-1), jnp.full(3, 4), rtol=1e-3)
-    np.testing.assert_allclose(mask.sum(-1), jnp.full(3, 4 * gate), rtol=1e-3)
+    np.testing.assert_allclose(mask.sum(-1), jnp.full(3, 4), rtol=1e-3)
     if name != "random choice":
         assert jnp.all(mask[:, ::4].mean(-1) > mask.sum(-1) / 8)
 
@@ -137,14 +137,49 @@ def test_a_new_row_says_where_it_was_made_and_keeps_the_others(tmp_path):
     assert new == {"method": "recipe", "score": [[0.8]], "made": records.environment()}
 
 
-def test_methods_and_tasks_without_further_seeds_have_a_dash():
+def test_a_method_without_further_seeds_has_a_dash():
     more = MORE["marked-tokens"]
     one = more | {"rows": [row for row in more["rows"] if row["method"] == "recipe"]}
-    *_, first, second = report.by_all_seeds(
-        {"marked-tokens": RESULTS["marked-tokens"]}, {"marked-tokens": one, "digits-256": one}
-    )
-    assert first.startswith("| marked-tokens | 0.9") and first.endswith(" | -" * 6 + " |")
-    assert second == "| digits-256" + " | -" * 7 + " |"
+    both = report.with_further_seeds(RESULTS["marked-tokens"], one)
+    *_, line = report.by_all_seeds({"marked-tokens": both}, ("recipe", "gated top k"))
+    assert line.startswith("| marked-tokens | 20 | 0.9") and line.endswith(" | - |")
+
+
+def test_a_seed_fails_by_the_same_limit_with_and_without_further_seeds():
+    def result(scores, seeds):
+        rows = [{"method": name, "score": [[x] for x in runs]} for name, runs in scores.items()]
+        for row in rows:
+            row |= {"recall": row["score"], "loss": row["score"], "largest_norm": row["score"]}
+            row |= {"steps": 1, "rate": 1.0, "number": 1.0}
+        return {"rows": rows, "settings": {"chance": 0.0, "segments": 1, "seeds": seeds}}
+
+    first = result({"good": [1.0, 1.0], "ours": [0.6, 0.4]}, [0, 1])
+    further = result({"ours": [0.45, 0.7]}, [2, 3])
+    assert [s["failed"] for s in report.summary(first)] == [0, 1]
+    (ours,) = report.summary(report.with_further_seeds(first, further))
+    assert (ours["failed"], ours["seeds"]) == (2, 4)  # below half of 1.0, the best of the first seeds
+
+
+def test_a_row_of_weight_0_may_learn_to_be_chosen():
+    rows, weights = jnp.ones((1, 2, 3)), jnp.array([[1.0, 0.0]])
+    model = models.AnyOfRows()
+    apply: Any = model.apply
+    params = model.init(jax.random.key(0), rows, weights)
+    slope = jax.grad(lambda w: jnp.sum(apply(params, rows, w)))(weights)
+    np.testing.assert_allclose(slope[0, 0], slope[0, 1], rtol=1e-5)  # equal rows, equal slopes
+
+
+@pytest.mark.filterwarnings("ignore:SelfAttention")
+def test_k_gated_rows_stay_in_their_places():
+    rows = jax.random.normal(jax.random.key(0), (1, 4, 3), jnp.float32)
+    model = models.RowsInOrder(5, 4)
+    apply: Any = model.apply
+    params = model.init(jax.random.key(1), rows, jnp.ones((1, 4)))
+    slope = jax.grad(lambda w: jnp.sum(apply(params, rows, w)))(jnp.full((1, 4), 0.3))
+    assert jnp.all(slope != 0)  # no norm undoes the gates
+    spread = jnp.concatenate([rows, jnp.zeros((1, 1, 3))], axis=1)  # one row more, of weight 0
+    wide = apply(params, spread, jnp.array([[1.0, 1.0, 1.0, 1.0, 0.0]]))
+    np.testing.assert_allclose(apply(params, rows, jnp.ones((1, 4))), wide, atol=1e-5)
 
 
 def test_every_task_was_measured_and_ours_stayed_finite():
@@ -159,7 +194,7 @@ def test_every_task_was_measured_and_ours_stayed_finite():
 
 
 def test_the_page_beside_the_results_is_theirs():
-    assert (ROOT / "benchmarks" / "results" / "learning.md").read_text() == report.text(RESULTS, MORE)
+    assert (ROOT / "benchmarks" / "results" / "learning.md").read_text() == report.text(RESULTS, ALL_SEEDS)
 
 
 def test_the_docs_have_the_size_and_the_limits_of_each_task():
@@ -180,15 +215,20 @@ def test_the_docs_have_the_size_and_the_limits_of_each_task():
 def test_the_recipe_of_the_docs_is_the_one_measured():
     docs = (ROOT / "docs" / "training.md").read_text()
     names = {}
-    exec(re.findall(r"```{code-cell}\n(.*?)```", docs, flags=re.DOTALL)[0], names)
+    for cell in re.findall(r"```{code-cell}\n(.*?)```", docs, flags=re.DOTALL)[:3]:
+        exec(cell, names)
     scores = 3 * jax.random.normal(jax.random.key(3), (4, 32), jnp.float32) + 7
     rows = jax.random.normal(jax.random.key(4), (4, 32, 5), jnp.float32)
     for progress in (0.0, 0.4, 1.0):
         at = Moment(jnp.float32(1), jnp.float32(progress), jnp.float32(0), jax.random.key(5))
         _, mask = METHODS["recipe"].choose(None, scores, 4, at)
         np.testing.assert_allclose(names["mask_of_rows"](scores, 4, progress, at.key), mask, atol=1e-4)
-        slots, _ = METHODS["recipe, by drawn slots"].choose(rows, scores, 4, at)
-        np.testing.assert_allclose(names["drawn_slots"](rows, scores, 4, progress, at.key), slots, atol=1e-4)
+        for name, function in (
+            ("recipe, by slots", "plain_slots"),
+            ("recipe, by drawn slots", "drawn_slots"),
+        ):
+            slots, _ = METHODS[name].choose(rows, scores, 4, at)
+            np.testing.assert_allclose(names[function](rows, scores, 4, progress, at.key), slots, atol=1e-4)
 
 
 def test_drawn_slots_follow_the_mask_after_three_quarters():
@@ -204,10 +244,15 @@ def test_drawn_slots_follow_the_mask_after_three_quarters():
 
 
 ROWS = {name: {s["method"]: s for s in report.summary(result)} for name, result in RESULTS.items()}
+OVER_ALL = {name: {s["method"]: s for s in report.summary(result)} for name, result in ALL_SEEDS.items()}
+FORMS = list(report.FORMS)
+MASK, MASK_THEN_DRAWN, PLAIN_SLOTS, DRAWN_SLOTS = FORMS
+PRUNING = "pruned-transformer"
+EIGHT = [task for task in ROWS if task != PRUNING]
 
 
-def mean(task, method):
-    return round(ROWS[task][method]["mean"], 3)
+def mean(task, method, rows=ROWS):
+    return round(rows[task][method]["mean"], 3)
 
 
 def standard_errors(task, method, other, rows=ROWS):
@@ -216,154 +261,64 @@ def standard_errors(task, method, other, rows=ROWS):
     return (ours["mean"] - theirs["mean"]) / (np.hypot(ours["error"], theirs["error"]) + 1e-9)
 
 
-PRUNING = "pruned-transformer"
-EIGHT = [task for task in ROWS if task != PRUNING]
+def differ(method, other, rows=ROWS):
+    """`{task: whether method is ahead}` of the tasks with a difference of two standard errors or more."""
+    measured = [task for task in rows if {method, other} <= set(rows[task])]
+    by = {task: standard_errors(task, method, other, rows) for task in measured}
+    return {task: bool(errors > 0) for task, errors in by.items() if abs(errors) >= 2}
 
 
-def failed(method, tasks=EIGHT):
-    """How many seeds failed, of how many, over all these tasks."""
-    return tuple(sum(ROWS[task][method][name] for task in tasks) for name in ("failed", "seeds"))
+def failed(method, tasks=EIGHT, rows=ROWS):
+    """How many seeds failed, of how many, over all these tasks on which the method was measured."""
+    found = [rows[task][method] for task in tasks if method in rows[task]]
+    return tuple(sum(row[name] for row in found) for name in ("failed", "seeds"))
 
 
 def peers(task):
     return {name: s for name, s in ROWS[task].items() if name not in OURS}
 
 
-def best_peer(task):
-    return max(peers(task), key=lambda name: ROWS[task][name]["mean"])
-
-
-def test_the_mask_is_level_with_the_best_peer_on_eight_tasks():
-    for task in EIGHT:
-        assert standard_errors(task, "recipe", best_peer(task)) > -1
-    assert failed("recipe") == (0, 40)
-    for task in ("marked-tokens", "features-additive"):
-        assert standard_errors(task, "recipe", best_peer(task)) > 1
-    additive = "features-additive"
-    assert all(ROWS[additive]["recipe"]["worst"] > s["median"] for s in peers(additive).values())
-
-
-def test_what_the_docs_say_of_the_pruned_transformer():
-    rows, (mask, _, drawn_slots, plain_slots) = ROWS[PRUNING], report.FORMS
-    assert (best_peer(PRUNING), mean(PRUNING, best_peer(PRUNING))) == ("Gumbel-sigmoid", 0.924)
-    behind = [standard_errors(PRUNING, best_peer(PRUNING), form) for form in (mask, drawn_slots, plain_slots)]
-    assert [round(x, 1) for x in behind] == [1.5, 1.3, 0.5]
-    assert abs(standard_errors(PRUNING, mask, "threshold mask")) < 1
-    for slots in (plain_slots, drawn_slots):
-        assert abs(standard_errors(PRUNING, slots, mask)) < 1
-    assert mean(PRUNING, "gated top k") == 0.779
-    methods = ("gated top k", mask, "threshold mask", "Gumbel-sigmoid", drawn_slots, plain_slots)
-    assert [rows[name]["failed"] for name in methods] == [6, 1, 2, 0, 0, 0]
-    assert {rows[name]["seeds"] for name in methods} == {15}
-
-
-def test_what_the_docs_say_of_the_pace():
-    mask, drawn_slots = "recipe, sharp at two thirds", "recipe, by drawn slots, sharp at two thirds"
-    assert max(ROWS[PRUNING], key=lambda name: mean(PRUNING, name)) == drawn_slots
-    assert (mean(PRUNING, mask), mean(PRUNING, drawn_slots)) == (0.882, 0.926)
-    for task in ("marked-tokens", "digits-256", "digits-1024", "selective-copying"):
-        assert standard_errors(task, mask, "recipe") < 1
-        assert standard_errors(task, drawn_slots, "recipe, by drawn slots") < 1
-    assert (mean("digits-1024", mask), ROWS["digits-1024"][mask]["failed"]) == (0.677, 4)
-    assert mean("marked-tokens", drawn_slots) == 0.691
-
-
-def test_what_the_docs_say_of_drawn_slots():
-    for task in ROWS:
-        assert abs(standard_errors(task, "recipe, by drawn slots", "recipe, by slots")) <= 2
-        for slots in ("recipe, by drawn slots", "recipe, by slots"):
-            assert standard_errors(task, "recipe", slots) > -1
-    assert ROWS["digits-256"]["recipe, by drawn slots"]["failed"] == 3
-    second = "recipe, by drawn slots, second order"
-    for task in ("marked-tokens", "digits-256", PRUNING):
-        assert abs(standard_errors(task, second, "recipe, by drawn slots")) <= 2
-
-
-def test_what_the_docs_say_of_the_mask_and_then_drawn_slots():
-    both, mask, drawn_slots = "recipe, mask then drawn slots", "recipe", "recipe, by drawn slots"
-    assert all(abs(standard_errors(task, both, mask)) < 1 for task in ROWS)
-    assert {row["method"]: row["tuned_over"] for row in RESULTS[PRUNING]["rows"]}[both] == 1
-    assert failed(both) == (ROWS["digits-1024"][both]["failed"], 40) == (1, 40)
-    ahead = {task for task in ROWS if standard_errors(task, both, drawn_slots) > 1}
-    chosen = {"marked-tokens", "digits-256", "selective-copying", "features-orange-skin", "features-additive"}
-    assert ahead == chosen
-    assert round(standard_errors(PRUNING, "recipe, by slots", both), 1) == 1.5
-    assert (mean("selective-copying", both), mean("selective-copying", drawn_slots)) == (1.0, 0.702)
-
-
-OVER_ALL = {
-    name: {s["method"]: s for s in report.summary(result)}
-    for name, result in report.with_all_seeds(ROOT / "benchmarks" / "results").items()
-}
-
-
-def test_what_the_docs_say_of_more_seeds():
-    assert set(MORE) == set(EIGHT)
-    peers = ("threshold mask", "gated top k")
-    lead = {task: min(standard_errors(task, "recipe", peer, OVER_ALL) for peer in peers) for task in EIGHT}
-    assert {task for task in EIGHT if lead[task] > 2} == {
-        "marked-tokens",
-        "features-additive",
-        "features-switch",
-    }
-    assert {task for task in EIGHT if lead[task] < -1} == {"digits-256"}
-    assert round(standard_errors("digits-256", "recipe", "threshold mask", OVER_ALL), 1) == -1.2
-    fails = [sum(OVER_ALL[task][name]["failed"] for task in EIGHT) for name in ("recipe", *peers)]
-    assert fails == [4, 5, 56]
-    seeds = [*(OVER_ALL[task] for task in EIGHT), ROWS[PRUNING]]
-    for name, failures in (("recipe, by slots", 13), ("recipe, by drawn slots", 17)):
-        assert sum(rows[name]["failed"] for rows in seeds) == failures
-        assert sum(rows[name]["seeds"] for rows in seeds) == 175
-    assert sum(OVER_ALL[task]["recipe"]["seeds"] for task in EIGHT) == 160
-    for task in set(EIGHT) - {"digits-1024"}:
-        assert abs(OVER_ALL[task]["recipe"]["mean"] - mean(task, "recipe")) < 0.008
-        assert OVER_ALL[task]["recipe"]["failed"] == 0
-    marked = OVER_ALL["marked-tokens"]
-    for name, score in (("recipe", 0.933), ("recipe, mask then drawn slots", 0.936)):
-        assert (round(marked[name]["mean"], 3), marked[name]["failed"]) == (score, 0)
-        assert abs(score - mean("marked-tokens", name)) < 0.005
-        assert standard_errors("marked-tokens", name, "threshold mask", OVER_ALL) > 2
+def test_a_variant_has_the_rate_of_the_method_it_varies():
+    for result in RESULTS.values():
+        tuned = {row["method"]: (row["rate"], row["number"]) for row in result["rows"]}
+        for name in tuned:
+            like = METHODS[name].tuned_as
+            assert like is None or tuned[name] == tuned[like], (result["settings"]["task"], name)
 
 
 def test_further_seeds_are_trained_as_the_first_were():
+    assert set(MORE) == set(EIGHT)
     for task, more in MORE.items():
         assert {row["method"] for row in more["rows"]} == set(report.FURTHER)
         tuned = {row["method"]: (row["rate"], row["number"]) for row in RESULTS[task]["rows"]}
         assert all(tuned[row["method"]] == (row["rate"], row["number"]) for row in more["rows"])
 
 
-def test_what_further_seeds_say_of_digits_among_1024():
-    ahead, digits = partial(standard_errors, rows=OVER_ALL), OVER_ALL["digits-1024"]
-    lower = {name: mean("digits-1024", name) - s["mean"] for name, s in digits.items()}
-    assert lower.pop("recipe, 0.03 to 30") > 0.01
-    assert all(by > 0.04 for by in lower.values())
-    assert round(digits["recipe, 0.03 to 30"]["mean"], 3) == 0.861
-    # Without seeds 5 to 9, on which the softer schedule was chosen.
-    first, further = ({row["method"]: row for row in x["digits-1024"]["rows"]} for x in (RESULTS, MORE))
-    others = {
-        name: [run[-1] for run in first[name]["score"] + further[name]["score"][5:]]
-        for name in ("recipe, 0.03 to 30", "recipe")
-    }
-    softer, recipe = map(np.array, others.values())
-    lead = softer.mean() - recipe.mean()
-    assert (len(recipe), round(lead, 3)) == (15, 0.034)
-    assert lead < np.hypot(softer.std(ddof=1), recipe.std(ddof=1)) / 15**0.5
-    told = {"recipe": (0.802, 4), "threshold mask": (0.836, 3), "gated top k": (0.763, 9)}
-    assert {name: (round(digits[name]["mean"], 3), digits[name]["failed"]) for name in told} == told
-    assert abs(ahead("digits-1024", "recipe", "threshold mask")) < 1
-    assert 0 < ahead("digits-1024", "recipe", "gated top k") < 1
+def test_what_the_docs_say_of_the_mask_beside_two_peers():
+    ahead = {"marked-tokens", "features-additive", "features-switch"}
+    pairs = {peer: differ(MASK, peer, OVER_ALL) for peer in ("threshold mask", "gated top k")}
+    assert all(all(found.values()) for found in pairs.values())  # behind on none
+    assert set.intersection(*map(set, pairs.values())) == ahead
+    for task in ("digits-256", "digits-1024"):
+        assert mean(task, "threshold mask", OVER_ALL) > mean(task, MASK, OVER_ALL)
 
 
-def test_what_the_docs_say_of_the_peers_over_all_tasks():
-    assert [best_peer(task) for task in EIGHT].count("gated top k") == 5
-    assert best_peer("digits-256") == "SIMPLE"
-    fails = {name: failed(name)[0] for name in peers("marked-tokens")}
-    assert all(failed(name)[1] == 40 for name in fails)
-    told = {"gated top k": 13, "threshold mask": 0, "Gumbel-sigmoid": 6, "SIMPLE": 10}
-    assert {name: fails.pop(name) for name in told} == told
-    assert min(fails.values()) == 8
-    behind = ("marked-tokens", "features-additive", "features-switch", "features-orange-skin")
-    assert [mean(task, "threshold mask") for task in behind] == [0.873, 0.878, 0.804, 0.747]
+def test_what_the_docs_say_of_the_threshold_mask_by_the_recipe():
+    name = "threshold mask, by the recipe"
+    assert differ(name, MASK, OVER_ALL) == {"features-switch": True}
+    assert [mean("features-switch", way, OVER_ALL) for way in (name, MASK)] == [0.881, 0.879]
+
+
+def test_what_the_docs_say_of_the_other_peers():
+    fails = {name: failed(name) for name in peers("marked-tokens")}
+    assert failed(MASK) == fails.pop("threshold mask") == (0, 40)
+    assert (fails.pop("Gumbel-sigmoid"), fails.pop("SIMPLE")) == ((6, 40), (6, 35))
+    assert min(fails.values())[0] == 8
+    assert len([task for task in ROWS if "gated top k, noisy" in ROWS[task]]) == 8
+    assert ROWS["selective-copying"]["Gumbel-sigmoid"]["worst"] == 1
+    assert [mean("marked-tokens", name) for name in ("gated top k, noisy", "gated top k")] == [0.280, 0.406]
+    assert not any(differ("gated top k, noisy", "gated top k").values())
+    assert mean("digits-256", "SIMPLE") == 0.858
 
 
 def test_what_the_docs_say_of_a_random_choice():
@@ -377,89 +332,142 @@ def test_what_the_docs_say_of_a_random_choice():
     assert max(map(abs, over.values())) == 0.04
 
 
-def test_what_the_docs_say_of_the_parts_of_the_recipe():
-    marked, digits = "marked-tokens", "digits-1024"
-    xor, orange, switch, additive = (
-        f"features-{name}" for name in ("xor", "orange-skin", "switch", "additive")
+def test_what_the_docs_say_of_the_pruned_transformer():
+    assert max(peers(PRUNING), key=lambda name: mean(PRUNING, name)) == "Gumbel-sigmoid"
+    told = {"Gumbel-sigmoid": 0.924, PLAIN_SLOTS: 0.911, DRAWN_SLOTS: 0.892, MASK: 0.888}
+    assert {name: mean(PRUNING, name) for name in told} == told
+    assert all(abs(standard_errors(PRUNING, name, "Gumbel-sigmoid")) < 2 for name in told)
+    final = {row["method"]: [run[-1] for run in row["score"]] for row in RESULTS[PRUNING]["rows"]}
+    low = {
+        "gated top k": 8,
+        "threshold mask": 3,
+        PLAIN_SLOTS: 3,
+        "Gumbel-sigmoid": 2,
+        DRAWN_SLOTS: 2,
+        MASK: 1,
+    }
+    assert {name: sum(score < 0.8 for score in final[name]) for name in low} == low
+    assert {len(final[name]) for name in low} == {15}
+    best = max([form for form in FORMS if "mask" not in form], key=lambda form: mean(PRUNING, form))
+    assert best == max(FORMS, key=lambda form: mean(PRUNING, form)) == PLAIN_SLOTS
+
+
+def test_what_the_docs_say_of_the_pace():
+    early = {MASK: "recipe, sharp at two thirds", DRAWN_SLOTS: "recipe, by drawn slots, sharp at two thirds"}
+    for form, name in early.items():
+        assert len([task for task in ROWS if name in ROWS[task]]) == 5
+        assert not differ(name, form)
+    assert mean(PRUNING, early[DRAWN_SLOTS]) == max(mean(PRUNING, name) for name in ROWS[PRUNING]) == 0.926
+    assert len(ROWS[PRUNING]) == 20
+
+
+def test_what_the_docs_say_of_the_mask_and_then_slots():
+    for both in ("recipe, mask then slots", MASK_THEN_DRAWN):
+        assert all(both in ROWS[task] for task in ROWS)
+        assert not differ(both, MASK)
+    assert not differ(MASK_THEN_DRAWN, MASK, OVER_ALL)
+    assert mean("selective-copying", "recipe, mask then slots") == 1
+    assert mean("selective-copying", PLAIN_SLOTS) == 0.671
+    assert differ(MASK_THEN_DRAWN, DRAWN_SLOTS, OVER_ALL) == {"digits-256": True, "selective-copying": True}
+
+
+def test_what_the_docs_say_of_drawn_slots():
+    assert not differ(PLAIN_SLOTS, DRAWN_SLOTS) and not differ(PLAIN_SLOTS, DRAWN_SLOTS, OVER_ALL)
+    fails = [failed(name, OVER_ALL, OVER_ALL) for name in (PLAIN_SLOTS, DRAWN_SLOTS)]
+    assert fails == [(16, 175), (20, 175)]
+    chosen = {"digits-256", "selective-copying"}
+    leads = [differ(MASK, slots, OVER_ALL) for slots in (PLAIN_SLOTS, DRAWN_SLOTS)]
+    assert set.intersection(*map(set, leads)) == chosen
+    assert all(all(found.values()) for found in leads)
+    second = "recipe, by drawn slots, second order"
+    assert len([task for task in ROWS if second in ROWS[task]]) == 3
+    assert not differ(second, DRAWN_SLOTS)
+
+
+def test_what_the_docs_say_of_selective_copying():
+    copying = OVER_ALL["selective-copying"]
+    assert copying[MASK]["worst"] == copying["threshold mask"]["worst"] == 1
+    assert (copying[MASK]["steps"], copying["threshold mask"]["steps"]) == (105, 140)
+
+
+def test_what_the_docs_say_of_digits_among_1024():
+    digits = OVER_ALL["digits-1024"]
+    further = {row["method"]: row for row in MORE["digits-1024"]["rows"]}
+    for name in report.SHOWN:
+        assert mean("digits-1024", name) > np.mean([run[-1] for run in further[name]["score"]])
+    same = (MASK, "recipe, scores x 1000", "recipe, scores + 100")
+    assert [mean("digits-1024", name) for name in same] == [0.929, 0.914, 0.881]
+    assert all(error < 0.035 for error in (s["error"] for s in digits.values()))
+
+
+def test_what_the_docs_say_of_a_softer_schedule():
+    softer = "recipe, 0.03 to 30"
+    told = [mean("digits-1024", name, OVER_ALL) for name in (softer, MASK)]
+    assert told == [0.861, 0.802]
+    # Without seeds 5 to 9, on which the softer schedule was chosen.
+    first, further = ({row["method"]: row for row in x["digits-1024"]["rows"]} for x in (RESULTS, MORE))
+    softer, recipe = (
+        np.array([run[-1] for run in first[name]["score"] + further[name]["score"][5:]])
+        for name in (softer, MASK)
     )
-    assert [ROWS[task]["recipe, Relative"]["failed"] for task in (marked, digits)] == [0, 2]
-    behind = [round(mean(task, "recipe") - mean(task, "recipe, Relative"), 3) for task in (orange, switch)]
-    assert behind == [0.009, 0.0]
-    assert ROWS[digits]["recipe, 0.5 to 16"]["failed"] == 4
-    softer = {PRUNING: (0.807, 0.888), switch: (0.871, 0.878), additive: (0.942, 0.950), xor: (0.627, 0.630)}
-    assert {task: (mean(task, "recipe, 0.03 to 30"), mean(task, "recipe")) for task in softer} == softer
-    for task in set(ROWS) - set(softer):
-        assert abs(standard_errors(task, "recipe, 0.03 to 30", "recipe")) < 1
-    assert (mean(switch, "recipe, no noise"), mean(switch, "recipe")) == (0.793, 0.878)
-    assert (mean(additive, "recipe, no noise"), mean(additive, "recipe")) == (0.940, 0.950)
-    for task in set(EIGHT) - {switch, additive}:
-        assert abs(standard_errors(task, "recipe", "recipe, no noise")) <= 2
-    whole = {"digits-256": (0.803, 0.946), additive: (0.934, 0.950)}
-    assert {task: (mean(task, "recipe, standardised"), mean(task, "recipe")) for task in whole} == whole
-    for task in set(ROWS) - set(whole):
-        assert abs(standard_errors(task, "recipe, standardised", "recipe")) <= 2
-    for task in EIGHT:
-        for other in ("recipe, scores x 1000", "recipe, scores + 100"):
-            near = abs(standard_errors(task, "recipe", other)) <= 2
-            assert near or (task, abs(mean(task, "recipe") - mean(task, other)) < 0.004) == (xor, True)
-        ahead = standard_errors(task, "recipe", "threshold mask, by the recipe")
-        assert (ahead > 2, ahead < -2) == (task in (marked, additive), task == switch)
-    assert (mean(marked, "recipe"), mean(marked, "threshold mask, by the recipe")) == (0.937, 0.896)
-    assert mean(additive, "threshold mask, by the recipe") == 0.948
-    assert failed("threshold mask, by the recipe") == (1, 40)
-    assert ROWS[digits]["threshold mask, by the recipe"]["failed"] == 1
-    assert (mean(switch, "recipe"), mean(switch, "threshold mask, by the recipe")) == (0.878, 0.883)
+    lead = softer.mean() - recipe.mean()
+    assert (len(recipe), round(lead, 3)) == (15, 0.034)
+    assert lead < np.hypot(softer.std(ddof=1), recipe.std(ddof=1)) / 15**0.5
+    xor, switch, additive = (f"features-{name}" for name in ("xor", "switch", "additive"))
+    lower = {PRUNING: (0.807, 0.888), switch: (0.869, 0.879), additive: (0.944, 0.948), xor: (0.626, 0.629)}
+    both = ("recipe, 0.03 to 30", MASK)
+    assert {task: tuple(mean(task, name, OVER_ALL) for name in both) for task in lower} == lower
+    assert differ(*both, OVER_ALL) == dict.fromkeys(lower, False)
 
 
-def test_what_the_docs_say_of_each_task():
-    copying = ROWS["selective-copying"]
-    assert copying["recipe"]["worst"] == 1
-    perfect = {name: s["steps"] for name, s in peers("selective-copying").items() if s["worst"] == 1}
-    assert set(perfect) == {"threshold mask", "Gumbel-sigmoid"}
-    assert (copying["recipe"]["steps"], set(perfect.values())) == (105, {210})
-    assert round(copying["recipe, by slots"]["mean"], 2) == 0.67
-    order = ("threshold mask", "recipe", "attention", "gated top k")
-    assert [mean("digits-256", name) for name in order] == [0.960, 0.946, 0.802, 0.578]
-    order = ("recipe", "gated top k", "threshold mask", "attention")
-    assert [mean("digits-1024", name) for name in order] == [0.929, 0.902, 0.895, 0.716]
-    assert max(ROWS["digits-1024"], key=lambda name: mean("digits-1024", name)) == "recipe"
+def test_what_the_docs_say_of_the_parts_of_the_recipe():
+    switch, additive = "features-switch", "features-additive"
+    assert differ("recipe, standardised", MASK) == {additive: False}
+    assert mean(additive, "recipe, standardised") == 0.934
+    assert differ("recipe, Relative", MASK) == {additive: False}
+    assert (mean(additive, "recipe, Relative"), mean(additive, MASK)) == (0.945, 0.950)
+    hard = ROWS["digits-1024"]
+    assert [hard[name]["failed"] for name in ("recipe, 0.5 to 16", MASK)] == [4, 0]
+    assert differ("recipe, no noise", MASK) == {switch: False, additive: False}
+    assert [mean(task, "recipe, no noise") for task in (switch, additive)] == [0.799, 0.940]
+    assert (mean(switch, MASK), mean(additive, MASK)) == (0.878, 0.950)
+    for other in ("recipe, scores x 1000", "recipe, scores + 100"):
+        assert not differ(other, MASK)
 
 
 def test_what_the_docs_say_of_the_default_boost_in_training():
-    told = {}
-    for task in EIGHT:
-        ahead = standard_errors(task, "recipe, Relative", "recipe, geometric quantile")
-        told[task] = "ahead" if ahead > 1 else "behind" if ahead < -1 else "level"
-    # By 1.02 standard errors on the last.
-    won = {"marked-tokens", "digits-256", "features-orange-skin", "features-xor"}
-    assert {task for task, said in told.items() if said == "ahead"} == won
-    assert {task for task, said in told.items() if said == "behind"} == {"features-additive"}
     names = ("recipe, geometric quantile", "recipe, Relative")
-    assert [mean("digits-256", name) for name in names] == [0.879, 0.963]
-    assert [mean("marked-tokens", name) for name in names] == [0.795, 0.937]
-    assert [mean("features-orange-skin", name) for name in names] == [0.799, 0.814]
-    assert [mean("features-xor", name) for name in names] == [0.614, 0.629]
-    assert [mean("features-additive", name) for name in names] == [0.949, 0.942]
+    assert differ(*names) == {"features-orange-skin": False, "features-additive": True}
+    assert len([task for task in ROWS if set(names) <= set(ROWS[task])]) == 8
+    told = {
+        "features-orange-skin": [0.794, 0.814],
+        "features-additive": [0.949, 0.945],
+        "marked-tokens": [0.795, 0.937],
+        "digits-256": [0.879, 0.963],
+    }
+    assert {task: [mean(task, name) for name in names] for task in told} == told
 
 
 def test_what_the_docs_say_of_candidates_in_training():
-    narrow = ["recipe, candidates=8k", "recipe, candidates=4k"]
-    assert [mean("marked-tokens", name) for name in ("recipe", *narrow)] == [0.937, 0.767, 0.577]
-    assert [ROWS["digits-1024"][name]["failed"] for name in ("recipe", *narrow)] == [0, 3, 2]
-    level = [(task, name) for task in ("digits-256", "selective-copying") for name in narrow]
-    for task, name in [*level, ("pruned-transformer", narrow[1])]:
-        assert abs(standard_errors(task, name, "recipe")) <= 2
-    measured = {task for task in ROWS if set(narrow) & set(ROWS[task])}
-    assert len(measured) == 5
+    whole, wide, narrow = MASK, "recipe, candidates=8k", "recipe, candidates=4k"
+    fails = {task: [ROWS[task][name]["failed"] for name in (narrow, wide, whole)] for task in EIGHT[:4]}
+    marked, hard = fails.pop("marked-tokens"), fails.pop("digits-1024")
+    assert (marked, hard) == ([2, 1, 0], [2, 0, 0])
+    assert set(fails) == {"digits-256", "selective-copying"} and not any(map(any, fails.values()))
+    assert set(differ(narrow, whole)) <= {"digits-1024"} and not differ(wide, whole)
+    assert len([task for task in ROWS if narrow in ROWS[task]]) == 5
 
 
-def test_what_the_docs_say_of_shortcuts_from_the_first_step():
-    fails = {task: ROWS[task]["Relative, straight-through"]["failed"] for task in EIGHT}
-    assert [fails[task] for task in ("selective-copying", "marked-tokens")] == [5, 3]
-    assert [fails[task] for task in ("features-orange-skin", "digits-256", "digits-1024")] == [4, 4, 4]
-    last = [
-        task
-        for task, rows in ((task, ROWS[task]) for task in EIGHT)
-        if "Relative, straight-through" in sorted(rows, key=lambda name: rows[name]["mean"])[:5]
-    ]
-    assert (len(last), len(EIGHT)) == (3, 8)
+def test_what_the_docs_say_of_straight_through():
+    name = "recipe, straight-through"
+    measured = [task for task in ROWS if name in ROWS[task]]
+    assert (failed(name), failed(PLAIN_SLOTS, measured)) == ((9, 35), (0, 35))
+    told = {
+        "digits-256": [0.677, 0.892],
+        "features-orange-skin": [0.685, 0.823],
+        "features-switch": [0.822, 0.878],
+        "features-xor": [0.620, 0.630],
+    }
+    assert {task: [mean(task, way) for way in (name, PLAIN_SLOTS)] for task in told} == told
+    assert differ(name, PLAIN_SLOTS) == dict.fromkeys(told, False)
+    assert ROWS["digits-256"][name]["failed"] == 4

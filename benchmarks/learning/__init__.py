@@ -2,7 +2,8 @@
 
 `python -m benchmarks learning [--task NAME ...] [--method NAME ...] [--quick]`. Each method is tuned over the same
 budget, two learning rates by two values of its own number, on a seed of its own; the best of the four is then
-trained on fresh seeds: five, or as many as the task asks for. The recipe has no number to tune.
+trained on fresh seeds: five, or as many as the task asks for. The recipe has no number to tune. A variant of the recipe
+is not tuned: it takes the recipe's rate.
 
 `--more-seeds` trains a few methods on 15 further seeds, as they were tuned, where five seeds say too little.
 """
@@ -37,10 +38,12 @@ def write(path, settings, row, started):
 
 
 def grid(task, method, quick, more_seeds):
-    """The configurations to tune over: one if the results say to which the method, or that before it, was tuned."""
-    like = method if more_seeds else METHODS[method].first
+    """The configurations to tune over: one if it is known, from the row of the method itself or of that it is like."""
+    like = method if more_seeds else METHODS[method].tuned_as
     rows = report.read(records.directory(quick)).get(task, {"rows": []})["rows"]
     known = [(row["rate"], row["number"]) for row in rows if row["method"] == like]
+    if like and not known:
+        raise SystemExit(f"{task}: measure {like!r} first, whose rate {method!r} takes")
     return known or configurations(method)
 
 
@@ -61,7 +64,7 @@ def run(quick, tasks=None, methods=None, more_seeds=False):
             raise SystemExit(f"unknown: {sorted(unknown)}; there are {list(known)}")
     seeds = {t: seeds_of(t, quick, more_seeds) for t in tasks}
     pairs = [(t, m) for t in tasks for m in methods if m in BY_LOGS or not TASKS[t].reads_logs]
-    tuned = [pair for pair in pairs if not more_seeds and METHODS[pair[1]].first is None]
+    tuned = [pair for pair in pairs if not more_seeds and METHODS[pair[1]].tuned_as is None]
     runs = sum(len(seeds[t]) for t, _ in pairs) + sum(len(configurations(m)) for _, m in tuned)
     with tqdm(total=runs * SEGMENTS, unit="segment") as progress:
         for name, method in pairs:

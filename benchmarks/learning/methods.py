@@ -18,7 +18,8 @@ class Method(NamedTuple):
     """`choose` as in `peers`; `hard_weights(scores (b, k), number, k)` at hard evaluation, 1 if None.
 
     `logs` is `choose` with the logs of its weights, where the log of what it gives is not finite. `first` names the
-    method that trains until `SWITCH`, if that is another. Both then take the configuration to which it was tuned.
+    method that trains until `SWITCH`, if that is another. `tuned_as` names the method whose rate and number this one
+    takes, if it is not tuned itself: a part of the recipe is judged at the recipe's own rate.
     """
 
     choose: Callable
@@ -26,6 +27,7 @@ class Method(NamedTuple):
     hard_weights: Callable | None = None
     logs: Callable | None = None
     first: str | None = None
+    tuned_as: str | None = None
 
     def choose_log(self, *args):
         """The rows and the logs of their weights."""
@@ -70,10 +72,11 @@ def standardised(scores):
     return jax.nn.standardize(scores, axis=None, epsilon=1e-12)
 
 
-def recipe_by_slots(embeddings, scores, k, at):
+def recipe_by_slots(embeddings, scores, k, at, straight_through=False):
     """The same, the rows folded into k slots."""
     scores, boost = shtopk.anneal(scores, at.progress, at.key)
-    return slots(shtopk.topk(embeddings, scores, k, boost=boost, order="position"))
+    out = shtopk.topk(embeddings, scores, k, boost=boost, straight_through=straight_through, order="position")
+    return slots(out)
 
 
 def recipe_by_drawn_slots(draw=lambda progress: progress, pooled=drawn.first_order):
@@ -100,10 +103,10 @@ def geometric(sharpness):
     return FAMILIES[family][0](sharpness, number)
 
 
-def threshold_by_recipe(embeddings, scores, k, at):
+def threshold_by_recipe(embeddings, scores, k, at, of=jax.nn.sigmoid):
     """The recipe around a peer's mask: how much of it is the operator's."""
     scores, boost = shtopk.anneal(scores, at.progress, at.key)
-    return peers.threshold_mask(embeddings, scores, k, at._replace(number=1 / boost.sharpness))
+    return peers.threshold_mask(embeddings, scores, k, at._replace(number=1 / boost.sharpness), of)
 
 
 def relative(sharpness, straight_through=False):
@@ -136,12 +139,28 @@ def iterative(alpha):
 
 def by_recipe(**changed):
     """The recipe with what is `changed`, by the mask and by its log."""
-    return Method(recipe(**changed), (1.0,), logs=recipe(**changed, log=True))
+    tuned_as = "recipe" if changed else None
+    return Method(recipe(**changed), (1.0,), logs=recipe(**changed, log=True), tuned_as=tuned_as)
 
 
-def by_threshold(choose):
-    """A peer by its mask about a threshold, and by the log of this mask."""
-    return Method(choose, (0.3, 1.0), logs=partial(choose, of=jax.nn.log_sigmoid))
+def drawn_otherwise(choose):
+    """The recipe by drawn slots with one thing changed."""
+    return Method(choose, (1.0,), tuned_as="recipe, by drawn slots")
+
+
+def mask_then(choose):
+    """The recipe by the mask, and by `choose` at the end."""
+    return Method(choose, (1.0,), first="recipe", tuned_as="recipe")
+
+
+def by_gate(choose):
+    """A method whose k rows have gates, at hard evaluation as well."""
+    return Method(choose, (1.0, 3.0), lambda scores, number, k: jax.nn.sigmoid(number * scores))
+
+
+def by_threshold(choose, numbers=(0.3, 1.0), tuned_as=None):
+    """A method that weighs rows by a mask about a threshold, or by the log of this mask."""
+    return Method(choose, numbers, logs=partial(choose, of=jax.nn.log_sigmoid), tuned_as=tuned_as)
 
 
 def schedule(at):
@@ -150,13 +169,19 @@ def schedule(at):
 
 METHODS = {
     "recipe": by_recipe(),
-    "recipe, mask then drawn slots": Method(recipe_by_drawn_slots(), (1.0,), first="recipe"),
+    "recipe, mask then slots": mask_then(recipe_by_slots),
+    "recipe, mask then drawn slots": mask_then(recipe_by_drawn_slots()),
     "recipe, by slots": Method(recipe_by_slots, (1.0,)),
+    "recipe, straight-through": Method(
+        partial(recipe_by_slots, straight_through=True), (1.0,), tuned_as="recipe, by slots"
+    ),
     "recipe, by drawn slots": Method(recipe_by_drawn_slots(), (1.0,)),
-    "recipe, by drawn slots, second order": Method(recipe_by_drawn_slots(pooled=drawn.second_order), (1.0,)),
-    "recipe, drawn outright": Method(recipe_by_drawn_slots(jnp.ones_like), (1.0,)),
-    "recipe, sharp at two thirds": Method(sharp_early(recipe()), (1.0,), logs=sharp_early(recipe(log=True))),
-    "recipe, by drawn slots, sharp at two thirds": Method(sharp_early(recipe_by_drawn_slots()), (1.0,)),
+    "recipe, by drawn slots, second order": drawn_otherwise(recipe_by_drawn_slots(pooled=drawn.second_order)),
+    "recipe, drawn outright": drawn_otherwise(recipe_by_drawn_slots(jnp.ones_like)),
+    "recipe, sharp at two thirds": Method(
+        sharp_early(recipe()), (1.0,), logs=sharp_early(recipe(log=True)), tuned_as="recipe"
+    ),
+    "recipe, by drawn slots, sharp at two thirds": drawn_otherwise(sharp_early(recipe_by_drawn_slots())),
     "recipe, no noise": by_recipe(noise=0.0),
     "recipe, 0.5 to 16": by_recipe(sharpness=(0.5, 16.0)),
     "recipe, 0.03 to 30": by_recipe(sharpness=(0.03, 30.0)),
@@ -172,7 +197,8 @@ METHODS = {
     "Relative, learned": Method(relative(lambda at: at.number * jnp.exp(at.learned)), (0.5, 2.0)),
     "Relative, straight-through": Method(relative(lambda at: at.number, straight_through=True), (2.0, 6.0)),
     "as published, Power": Method(as_published, (5.0, 20.0)),
-    "gated top k": Method(peers.gated, (1.0, 3.0), lambda v, number, k: jax.nn.sigmoid(number * v)),
+    "gated top k": by_gate(peers.gated),
+    "gated top k, noisy": by_gate(peers.noisy_gated),
     "softmax straight-through": Method(peers.softmax_straight_through, (0.3, 1.0)),
     "Gumbel straight-through": Method(peers.gumbel_straight_through, (0.3, 1.0)),
     "SIMPLE": Method(peers.simple, (0.3, 1.0)),
@@ -182,16 +208,18 @@ METHODS = {
     "attention": Method(peers.attention, (0.3, 1.0), lambda v, number, k: k * jax.nn.softmax(v / number)),
     "softsort": Method(peers.softsort, (0.3, 1.0)),
     "threshold mask": by_threshold(peers.threshold_mask),
-    "threshold mask, by the recipe": Method(threshold_by_recipe, (1.0,)),
+    "threshold mask, by the recipe": by_threshold(threshold_by_recipe, (1.0,), tuned_as="recipe"),
     "perturbed top k": Method(peers.perturbed, (0.3, 1.0)),
     "iterative": Method(iterative(lambda at: at.number), (1.0, 3.0)),
     "iterative, annealed": Method(iterative(lambda at: annealed(0.1, at.number, at.progress)), (10.0, 50.0)),
 }
-# Those whose weights have a log: what a model that adds it to its attention can be trained by.
+# Methods that are measured on a model that adds the logs of their weights to its attention.
 BY_LOGS = [
     "recipe",
+    "recipe, mask then slots",
     "recipe, mask then drawn slots",
     "recipe, by slots",
+    "recipe, straight-through",
     "recipe, by drawn slots",
     "recipe, by drawn slots, second order",
     "recipe, drawn outright",
@@ -202,9 +230,11 @@ BY_LOGS = [
     "recipe, by drawn slots, sharp at two thirds",
     "Relative, straight-through",
     "gated top k",
+    "gated top k, noisy",
     "Gumbel-sigmoid",
     "noise gate",
     "threshold mask",
+    "threshold mask, by the recipe",
     "random choice",
 ]
 OURS = [name for name in METHODS if "recipe" in name or "Relative" in name or "Power" in name]

@@ -81,15 +81,15 @@ class AnyOfRows(nn.Module):
     def __call__(self, rows, weights):
         hidden = nn.relu(nn.Dense(64)(nn.LayerNorm()(rows)))
         logits = nn.Dense(10, bias_init=nn.initializers.constant(-2.5))(hidden)
-        absent = jnp.einsum("brc,br->bc", jax.nn.log_sigmoid(-logits), jnp.maximum(weights, 0))
+        absent = jnp.einsum("brc,br->bc", jax.nn.log_sigmoid(-logits), weights)
         return jnp.minimum(absent, -1e-6)  # log(1 - exp(0)) is -inf
 
 
 class RowsInOrder(nn.Module):
     """A Transformer layer on k slots, to logits `(b, k, classes)`.
 
-    Rows become slots by their weights: row r stands where the weights before it end. k rows of weight 1 are the
-    slots themselves.
+    If there are k rows, they are the slots: each is normalised, then multiplied by its weight. More rows are folded
+    into slots: row r stands where the weights before it end.
     """
 
     classes: int
@@ -98,9 +98,12 @@ class RowsInOrder(nn.Module):
 
     @nn.compact
     def __call__(self, rows, weights):
-        middle = jnp.cumsum(weights, axis=-1) - weights / 2
-        near = nn.relu(1 - jnp.abs(middle[:, None] - (jnp.arange(self.k) + 0.5)[:, None]))  # (b, k, r)
-        slots = nn.LayerNorm()(jnp.einsum("bkr,br,brd->bkd", near, weights, rows))
+        if rows.shape[1] == self.k:
+            slots = weights[..., None] * nn.LayerNorm()(rows)  # before the norm, a weight would be lost
+        else:
+            middle = jnp.cumsum(weights, axis=-1) - weights / 2
+            near = nn.relu(1 - jnp.abs(middle[:, None] - (jnp.arange(self.k) + 0.5)[:, None]))  # (b, k, r)
+            slots = nn.LayerNorm()(jnp.einsum("bkr,br,brd->bkd", near, weights, rows))
         place = self.param("place", nn.initializers.normal(0.02), (self.k, self.width))
         h = nn.Dense(self.width)(slots) + place
         h = h + nn.SelfAttention(num_heads=2)(nn.LayerNorm()(h))

@@ -41,6 +41,12 @@ def gated(embeddings, scores, k, at):
     return rows(embeddings, index), jax.nn.sigmoid(at.number * rows(scores, index))
 
 
+def noisy_gated(embeddings, scores, k, at):
+    """`gated` under noise that fades, so that other rows get a chance (noisy top-k gating, Shazeer et al. 2017)."""
+    noise = (1 - at.progress) * jax.random.normal(at.key, scores.shape)
+    return gated(embeddings, scores + noise, k, at)
+
+
 def softmax_straight_through(embeddings, scores, k, at):
     return _forward_hard(embeddings, k * jax.nn.softmax(scores / at.number), best(scores, k))
 

@@ -103,7 +103,7 @@ def compiling(rows):
     """The seconds to compile a training step for few and for many slots, beside the plain port."""
     longest = max(row["n"] for row in rows)
     cells = [row for row in rows if row["n"] == longest]
-    few, many = (extreme(cells, key=lambda row: row["k"]) for extreme in (min, max))
+    few, *_, many = sorted(cells, key=lambda row: row["k"])
     ours, port = (
         [f"{row['seconds'][way][STEP]:.2g} s" for row in (few, many)] for way in (OURS, "plain port")
     )
