@@ -163,8 +163,8 @@ def test_a_seed_fails_by_the_same_limit_with_and_without_further_seeds():
 def test_a_row_of_weight_0_may_learn_to_be_chosen():
     rows, weights = jnp.ones((1, 2, 3)), jnp.array([[1.0, 0.0]])
     model = models.AnyOfRows()
-    apply: Any = model.apply
-    params = model.init(jax.random.key(0), rows, weights)
+    apply: Any = jax.jit(model.apply)
+    params = jax.jit(model.init)(jax.random.key(0), rows, weights)
     slope = jax.grad(lambda w: jnp.sum(apply(params, rows, w)))(weights)
     np.testing.assert_allclose(slope[0, 0], slope[0, 1], rtol=1e-5)  # equal rows, equal slopes
 
@@ -173,8 +173,8 @@ def test_a_row_of_weight_0_may_learn_to_be_chosen():
 def test_k_gated_rows_stay_in_their_places():
     rows = jax.random.normal(jax.random.key(0), (1, 4, 3), jnp.float32)
     model = models.RowsInOrder(5, 4)
-    apply: Any = model.apply
-    params = model.init(jax.random.key(1), rows, jnp.ones((1, 4)))
+    apply: Any = jax.jit(model.apply)
+    params = jax.jit(model.init)(jax.random.key(1), rows, jnp.ones((1, 4)))
     slope = jax.grad(lambda w: jnp.sum(apply(params, rows, w)))(jnp.full((1, 4), 0.3))
     assert jnp.all(slope != 0)  # no norm undoes the gates
     spread = jnp.concatenate([rows, jnp.zeros((1, 1, 3))], axis=1)  # one row more, of weight 0
