@@ -5,6 +5,7 @@ In a page, the part NAME of `PARTS` is the text between `<!-- results: NAME -->`
 
 import argparse
 import re
+from functools import cache
 from pathlib import Path
 
 from benchmarks import readme
@@ -31,8 +32,13 @@ def rows(name):
     return read(name)["rows"]
 
 
+@cache
+def all_seeds():
+    return learning.with_all_seeds(RESULTS)
+
+
 def learned(task, *methods):
-    return learning.scores(learning.with_all_seeds(RESULTS)[task], methods)
+    return learning.scores(all_seeds()[task], methods)
 
 
 PARTS = {
@@ -59,7 +65,7 @@ PARTS = {
     "scores_copying": lambda: learned(
         "selective-copying", "recipe, mask then drawn slots", "recipe, by slots"
     ),
-    "learned": lambda: table(learning.by_all_seeds(learning.with_all_seeds(RESULTS), learning.SHOWN)),
+    "learned": lambda: table(learning.by_all_seeds(all_seeds(), learning.SHOWN)),
     "many_devices": lambda: table(devices.sweep(read("devices"), "devices")),
     "most_devices": lambda: table(devices.largest(read("devices"))),
 }
