@@ -5,10 +5,9 @@ In a page, the part NAME of `PARTS` is the text between `<!-- results: NAME -->`
 
 import argparse
 import re
-from functools import cache
 from pathlib import Path
 
-from benchmarks import readme
+from benchmarks import guides, readme
 from benchmarks.compiled import report as compiled
 from benchmarks.devices import report as devices
 from benchmarks.learning import report as learning
@@ -19,26 +18,22 @@ from benchmarks.speed import report as speed
 from benchmarks.speed import summary
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / page for page in ("README.md", "docs/speed.md", "docs/training.md", "docs/devices.md")]
 REGION = re.compile(r"(<!-- results: (\w+) -->)(?:(?!<!-- results:).)*?(<!-- end -->)", re.DOTALL)
+SOURCES = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts)]
+PAGES = [page for page in SOURCES if REGION.search(page.read_text())]
 
 
 def table(lines):
-    """A table, apart from the text around it."""
-    return "\n\n" + "\n".join(lines) + "\n\n"
+    """Tables and their notes, apart from the text around them."""
+    return "\n\n" + "\n".join(lines).strip() + "\n\n"
 
 
 def rows(name):
     return read(name)["rows"]
 
 
-@cache
-def all_seeds():
-    return learning.with_all_seeds(RESULTS)
-
-
 def learned(task, *methods):
-    return learning.scores(all_seeds()[task], methods)
+    return learning.scores(read(f"learning-{task}"), methods)
 
 
 PARTS = {
@@ -62,12 +57,26 @@ PARTS = {
     "scores_marked_tokens": lambda: learned("marked-tokens", "recipe", "recipe, by slots"),
     "scores_attention": lambda: learned("pruned-transformer", "recipe", "recipe, by slots"),
     "scores_pruned": lambda: learned("pruned-transformer", "recipe, by slots", "gated top k"),
+    "pruned_transformer": lambda: learned(
+        "pruned-transformer", "recipe, by slots", "Gumbel-sigmoid", "gated top k"
+    ),
     "scores_copying": lambda: learned(
         "selective-copying", "recipe, mask then drawn slots", "recipe, by slots"
     ),
-    "learned": lambda: table(learning.by_all_seeds(all_seeds(), learning.SHOWN)),
+    "learned": lambda: table(learning.by_all_seeds(learning.read(RESULTS), learning.SHOWN)),
     "many_devices": lambda: table(devices.sweep(read("devices"), "devices")),
     "most_devices": lambda: table(devices.largest(read("devices"))),
+    "machines": lambda: table(guides.machines()),
+    "quality": lambda: table(guides.quality()),
+    "milliseconds": lambda: table(guides.milliseconds()),
+    "experts": lambda: table(guides.experts()),
+    "subsets": lambda: table(guides.subsets()),
+    "sparse_attention": lambda: table(guides.sparse_attention()),
+    "pooled_transformer": lambda: table(guides.pooled_transformer()),
+    "choose_features": lambda: table(guides.choose_features("global")),
+    "choose_features_by_input": lambda: table(guides.choose_features("input by input")),
+    "token_pruning": lambda: table(guides.token_pruning()),
+    "how_many": lambda: table(guides.how_many()),
 }
 
 

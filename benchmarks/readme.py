@@ -5,20 +5,13 @@ from benchmarks.learning import report as learning_report
 from benchmarks.speed import summary
 
 HARDEST = (16384, 2)  # n and k of the quality sentence: the paper's longest tournament
-# Each peer with its name in the speed benchmark.
-PEERS = {"plain port": "plain port", "soft sort": "softsort", "gated top k": "top_k + gather, gated"}
+PEERS = ("plain port", "soft sort", "gated top k")
 LEARNING = {
     "`anneal`, `topk_mask`": "recipe",
     "`anneal`, threshold mask": "threshold mask, by the recipe",
     "threshold mask": "threshold mask",
     "gated top k": "gated top k",
 }
-
-
-def table(head, lines):
-    """Markdown, aligned to the left."""
-    first, _, *rest = records.markdown(head, lines)
-    return [first, "|" + " --- |" * len(head), *rest]
 
 
 def quality():
@@ -43,10 +36,10 @@ def speed():
         head += [f"{machine}, k < 256", f"{machine}, k ≥ 256"]
         parts += [[row for row in cells if row["k"] < 256], [row for row in cells if row["k"] >= 256]]
     lines = [
-        [peer, *(summary.in_words(part, summary.OURS, timed, summary.STEP) for part in parts)]
-        for peer, timed in PEERS.items()
+        [peer, *(summary.in_words(part, summary.OURS, peer, summary.STEP) for part in parts)]
+        for peer in PEERS
     ]
-    return "\n".join(["", *table(head, lines), ""])
+    return "\n".join(["", *records.markdown(head, lines, left=len(head)), ""])
 
 
 def kernels():
@@ -61,20 +54,20 @@ def kernels():
     cells = [row for row in records.read("gpu-pytorch")["rows"] if (row["n"], row["k"]) == (n, k)]
     ((torch, _),) = summary.ratios(cells, summary.OURS, "PyTorch, compiled", summary.STEP)
 
-    def beside(way, peer):
-        return f"{summary.times(busy['default'] / busy[way])} than the {peer} ({started[way]:.0f})"
+    def beside(peer):
+        return f"{summary.times(busy['default'] / busy[peer])} than the {peer} ({started[peer]:.0f})"
 
     return (
         f"\nThe GPU columns include the host's time. With it included, a step at n = {n} and k = {k} is "
         f"{summary.times(torch)} than Algorithm 2\ncompiled by PyTorch. In kernels alone the step takes "
         f"{summary.two_digits(busy['default'])} ms ({started['default']:.0f} kernels), "
-        f"{beside('plain port', 'plain port')} and {beside('gated lax.top_k', 'gated top k')}."
+        f"{beside('plain port')} and {beside('gated top k')}."
     )
 
 
 def learning():
     """Mean scores at hard evaluation, a column for each task, and the seeds that failed."""
-    results = learning_report.with_all_seeds(records.RESULTS)
+    results = learning_report.read(records.RESULTS)
     found = {
         task: {s["method"]: s for s in learning_report.summary(result)} for task, result in results.items()
     }
@@ -84,4 +77,5 @@ def learning():
         failed, seeds = (sum(s[key] for s in scores if s) for key in ("failed", "seeds"))
         lines.append([name, *(f"{s['mean']:.2f}" if s else None for s in scores), f"{failed} of {seeds}"])
     tasks = [task.removeprefix("features-").replace("-", " ") for task in found]
-    return "\n".join(["", *table(["trained by", *tasks, "failed seeds"], lines), ""])
+    head = ["trained by", *tasks, "failed seeds"]
+    return "\n".join(["", *records.markdown(head, lines, left=len(head)), ""])

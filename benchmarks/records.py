@@ -87,10 +87,10 @@ def page(path, lines):
     return results
 
 
-def markdown(head, rows):
-    """The lines of a table; None is a dash."""
+def markdown(head, rows, left=0):
+    """The lines of a table, its first `left` columns aligned to the left; None is a dash."""
     yield "| " + " | ".join(head) + " |"
-    yield "|" + " ---: |" * len(head)
+    yield "|" + " --- |" * left + " ---: |" * (len(head) - left)
     for row in rows:
         yield "| " + " | ".join("-" if x is None else str(x) for x in row) + " |"
 

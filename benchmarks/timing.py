@@ -2,8 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,32 +11,20 @@ import numpy as np
 from benchmarks.records import rounded
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """A function compiled for its arguments, with the seconds that took and its temporary bytes."""
-
-    call: Any
-    seconds: float
-    temporary: int
-
-
 def compiled(function, *arguments):
-    started = time.perf_counter()
-    call = jax.jit(function).lower(*arguments).compile()
-    return _with_memory(call, time.perf_counter() - started)
+    return jax.jit(function).lower(*arguments).compile()
+
+
+def temporary(call):
+    """The temporary bytes of a compiled function."""
+    return call.memory_analysis().temp_size_in_bytes
 
 
 def compiled_together(functions, arguments):
     """All of `functions`, compiled in two threads: quicker, but their compile times would mean nothing."""
     lowered = [jax.jit(function).lower(*arguments) for function in functions.values()]
     with ThreadPoolExecutor(2) as pool:
-        calls = pool.map(lambda one: one.compile(), lowered)
-        return {name: _with_memory(call, float("nan")) for name, call in zip(functions, calls, strict=True)}
-
-
-def _with_memory(call, seconds):
-    memory = call.memory_analysis()
-    return Compiled(call, seconds, -1 if memory is None else memory.temp_size_in_bytes)
+        return dict(zip(functions, pool.map(lambda one: one.compile(), lowered), strict=True))
 
 
 def read(array):
@@ -48,6 +35,9 @@ def read(array):
 def write(array):
     """The limit of what writes an array like this one."""
     return jnp.broadcast_to(array[(0,) * array.ndim], array.shape)
+
+
+LEAST, MOST = 3, 21  # rounds
 
 
 class Pace(NamedTuple):
@@ -72,7 +62,7 @@ def seconds_of(call, arguments):
     return (time.perf_counter() - started) / calls
 
 
-def interleaved(calls, arguments, *, least=3, most=21):
+def interleaved(calls, arguments):
     """`{name: {"ms": median, "ms_low": lower quartile, "ms_high": upper quartile, "repeats": count}}`.
 
     Every round runs each of `calls` once, in turn. A first round warms up and says how many rounds the
@@ -83,11 +73,11 @@ def interleaved(calls, arguments, *, least=3, most=21):
     again = {name: seconds_of(call, arguments) for name, call in calls.items()}
     slow = {name for name, seconds in again.items() if queue * seconds > budget}
     quick_round = sum(seconds for name, seconds in again.items() if name not in slow)
-    rounds = int(np.clip(budget / max(queue * quick_round, 1e-9), least, most))
+    rounds = int(np.clip(budget / max(queue * quick_round, 1e-9), LEAST, MOST))
     samples = {name: [min(first[name], again[name])] if name in slow else [] for name in calls}
     for turn in range(rounds):
         for name, call in calls.items():
-            if name not in slow or turn < least - 1:
+            if name not in slow or turn < LEAST - 1:
                 samples[name].append(seconds_of(call, arguments))
     return {name: _summary(taken) for name, taken in samples.items()}
 

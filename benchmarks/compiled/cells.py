@@ -21,10 +21,10 @@ CELLS = [Cell(16, 16384, 2, 32), Cell(16, 16384, 256, 32), Cell(16, 8192, 256, 2
 PLOTTED = "h100"
 SERIES_N = (256, 1024, 4096, 16384)
 SERIES = {"k = 8": lambda n: 8, "k = n / 32": lambda n: n // 32}
-SERIES_WAYS = ("default", "plain port", "softsort", "gated lax.top_k")
+SERIES_WAYS = ("default", "plain port", "soft sort", "gated top k")
 
 QUICK_CELLS = [Cell(16, 256, 8, 32), Cell(16, 1024, 32, 128)]
-QUICK_WAYS = ("default", "where=", "topk_mask", "plain port", "gated lax.top_k")
+QUICK_WAYS = ("default", "where=", "topk_mask", "plain port", "gated top k")
 
 SOFTSORT_MOST = 2**26  # batch * k * n weights; over it XLA takes minutes to compile the gradient
 ITERATIVE_MOST = 2**28  # batch * k * n * d products; over it nobody would run this way
@@ -66,7 +66,7 @@ def left_out(way, cell):
     """Why the way is not compiled in the cell; None if it is."""
     if way == "candidates=4k" and 4 * cell.k >= cell.n:
         return "4k is not below n"
-    if way == "softsort" and cell.batch * cell.k * cell.n > SOFTSORT_MOST:
+    if way == "soft sort" and cell.batch * cell.k * cell.n > SOFTSORT_MOST:
         return f"over {SOFTSORT_MOST} batch * k * n weights, of which a gradient takes minutes to compile"
     if way == "iterative_topk" and cell.batch * cell.k * cell.n * cell.d > ITERATIVE_MOST:
         return f"over {ITERATIVE_MOST} batch * k * n * d products"

@@ -19,7 +19,7 @@ OURS = {
     "candidates=4k": lambda e, v, k: shtopk.topk(e, v, k, candidates=4 * k).embeddings,
     "where=": lambda e, v, where, k: shtopk.topk(e, v, k, where=where).embeddings,
     "select, pool": lambda e, v, k: shtopk.select(v, k).pool(e),
-    "topk_mask": lambda v, k: shtopk.topk_mask(v, k),
+    "topk_mask": shtopk.topk_mask,
     "topk_mask, traced k": lambda v, traced, k: shtopk.topk_mask(v, traced),
     "iterative_topk": lambda e, v, k: shtopk.iterative_topk(e, v, k).embeddings,
 }
@@ -52,8 +52,8 @@ def softsort(embeddings, scores, k):
 
 PEERS = {
     "plain port": plain_port,
-    "softsort": softsort,
-    "gated lax.top_k": lambda e, v, k: peers.gated(e, v, k)[0],
+    "soft sort": softsort,
+    "gated top k": lambda e, v, k: peers.gated(e, v, k)[0],
     "threshold mask": lambda v, k: peers.thresholded(v, k, TEMPERATURE),
 }
 WAYS = OURS | PEERS

@@ -34,4 +34,4 @@ def run(quick):
     path = records.directory(quick) / "devices.json"
     settings = {"dtype": "float32", "base": base, "largest": largest, "modes": MODES}
     records.write(path, started=started, rows=rows, settings=settings)
-    report.report(path)
+    records.page(path, report.text)

@@ -6,10 +6,6 @@ from benchmarks import records
 BYTES_PER_SECOND = 50e9
 
 
-def report(path):
-    records.page(path, text)
-
-
 def text(results):
     versions = results["versions"]
     yield "# One operator over many devices"

@@ -39,7 +39,7 @@ def worked(slots, experts):
     return jnp.tanh(jnp.einsum("ecd,edf->ecf", slots, experts))
 
 
-WAYS = {"select, pool, unpool": soft, "select, matrix": soft_by_matrix, "gated lax.top_k, scatter": gated}
+WAYS = {"select, pool, unpool": soft, "select, matrix": soft_by_matrix, "gated top k, scatter": gated}
 
 
 def run(quick):
@@ -70,7 +70,7 @@ def measured(capacity, mode, arguments):
         return layer if mode == "forward" else jax.grad(loss, (0, 1, 2))
 
     compiled = {name: timing.compiled(function(way), *arguments) for name, way in WAYS.items()}
-    times = timing.interleaved({name: one.call for name, one in compiled.items()}, arguments)
+    times = timing.interleaved(compiled, arguments)
     for name, one in compiled.items():
-        mebibytes = records.rounded(one.temporary / 2**20, 3)
+        mebibytes = records.rounded(timing.temporary(one) / 2**20, 3)
         yield {"way": name, "capacity": capacity, "mode": mode, "temporary_mib": mebibytes, **times[name]}

@@ -1,11 +1,8 @@
 """The frontier that the default boost is chosen on: quality against the reach of the gradient.
 
 For each family of boosts, each of its numbers, each (n, k) and each distribution of scores: nCCS (d = 32,
-E ~ U[-1, 1]) and mass on the true top k; and of the gradient of a random linear loss on the outputs, its
-reach, the number of candidates that receive at least 1e-3 of the largest, in units of k, and its size, the
-largest times the scores' spread around the boundary (median and 95th percentile over draws). `last_round` is
-1 where the last round is soft and 0 where it is hard: a boost that is hard there whatever the scores has a
-fine nCCS, and its models do not learn.
+E ~ U[-1, 1]), and the reach of the gradient of a random linear loss on the outputs, the number of candidates that
+receive at least 1e-3 of the largest, in units of k.
 """
 
 import time

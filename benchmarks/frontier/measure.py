@@ -31,45 +31,17 @@ def measurement(family, k, reseed):
         boost = family(numbers[0], numbers[1])
 
         def loss(v):
-            selection = shtopk.select(v, k, boost=boost, reseed=reseed)
-            soft = selection.pool(embeddings)
-            return jnp.sum(direction * soft), (soft, selection.mask(), selection.weights)
+            soft = shtopk.topk(embeddings, v, k, boost=boost, reseed=reseed).embeddings
+            return jnp.sum(direction * soft), soft
 
-        gradient, (soft, mask, weights) = jax.grad(loss, has_aux=True)(scores)
-        return _quantities(embeddings, scores, k, soft, mask, weights, jnp.abs(gradient))
+        gradient, soft = jax.grad(loss, has_aux=True)(scores)
+        return _quantities(embeddings, scores, k, soft, jnp.abs(gradient))
 
     return jax.jit(lambda numbers, *data: lax.map(lambda some: one_boost(some, *data), numbers))
 
 
-def _quantities(embeddings, scores, k, soft, mask, weights, gradient):
-    hard = shtopk.hard_topk(embeddings, scores, k)
-    boundary = hard.scores[:, -1:]
-    quality = shtopk.nccs(hard.embeddings, soft)
+def _quantities(embeddings, scores, k, soft, gradient):
+    hard = shtopk.hard_topk(embeddings, scores, k).embeddings
     largest = jnp.max(gradient, axis=-1, keepdims=True)
     reached = jnp.sum((gradient >= 1e-3 * largest) & (largest > 0), axis=-1)
-    # The scores' spread where it is decided, between the seeds k/2 and 3k/2: free of scale and of tails.
-    best = lax.top_k(scores, min(scores.shape[-1], k + (k + 1) // 2 + 1))[0]
-    spread = best[:, k // 2] - best[:, -1]
-    tied = scores == boundary
-    share = jnp.sum(mask * tied, -1, keepdims=True) / jnp.sum(tied, -1, keepdims=True)
-    return {
-        "nccs": jnp.mean(quality),
-        "nccs_error": jnp.std(quality) / jnp.sqrt(quality.shape[0]),
-        "mass": jnp.mean(jnp.sum(mask * (scores >= boundary), axis=-1)) / k,
-        "reach": jnp.median(reached) / k,
-        "gradient": jnp.median(largest[:, 0] * spread),
-        "gradient_95": jnp.quantile(largest[:, 0] * spread, 0.95),
-        "last_round": jnp.mean(_last_round(weights)),
-        "tie_spread": jnp.mean(jnp.sqrt(jnp.sum(tied * (mask - share) ** 2, -1) / jnp.sum(tied, -1))),
-    }
-
-
-def _last_round(weights):
-    """4w(1 - w) of each match in the last round, 1 where it is soft and 0 where it is hard: `(draws, k)`.
-
-    Of a slot's members, seeds p with p // k = 0, 1, 2, ... under `reseed=False`, every first and fourth of
-    four came to the last round's match on its high side.
-    """
-    block = jnp.arange(weights.shape[-1]) % 4
-    w = jnp.sum(jnp.where((block == 0) | (block == 3), weights, 0), axis=-1)
-    return 4 * w * (1 - w)
+    return {"nccs": jnp.mean(shtopk.nccs(hard, soft)), "reach": jnp.median(reached) / k}

@@ -1,4 +1,4 @@
-"""Scores to try a boost on: `scores(name, key, (draws, n))`, with the trouble each brings."""
+"""Scores to try a boost on: `DISTRIBUTIONS[name](key, (draws, n))`."""
 
 import jax
 import jax.numpy as jnp

@@ -58,9 +58,7 @@ def prepare(job):
         out, pull = jax.vjp(lambda *x: forward([*x, *given[first:]], weights), *given[:first])
         return out, pull(weights * out)
 
-    calls = {
-        mode: compiled(f, given, weights).call for mode, f in zip(MODES, (forward, gradient), strict=True)
-    }
+    calls = {mode: compiled(f, given, weights) for mode, f in zip(MODES, (forward, gradient), strict=True)}
     return cell, way, calls, (given, weights)
 
 

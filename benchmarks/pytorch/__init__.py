@@ -8,10 +8,9 @@ import time
 from benchmarks import peers, processes, records
 from benchmarks.compiled.cells import CELLS, QUICK_CELLS
 from benchmarks.pytorch import report
-from benchmarks.speed.measure import OURS, SEED, arrays, cell, task
+from benchmarks.speed.measure import MODES, OURS, SEED, arrays, cell, task
 from benchmarks.timing import compiled, interleaved, pace
 
-MODES = ("forward", "gradient in both")
 IN_JAX = {"shtopk": OURS["shtopk"], "plain port in JAX": peers.plain_port}
 
 
@@ -36,7 +35,7 @@ def prepare(c):
 
     arguments = arrays(c)
     calls = {
-        (name, mode): compiled(task(method, mode, c["k"]), *arguments).call
+        (name, mode): compiled(task(method, mode, c["k"]), *arguments)
         for name, method in IN_JAX.items()
         for mode in MODES
     }

@@ -12,18 +12,7 @@ from tqdm import tqdm
 from benchmarks import records
 from benchmarks.published import published
 from benchmarks.quality import distributions, report
-from benchmarks.quality.measure import (
-    ALPHAS,
-    BOOSTS,
-    CHUNK,
-    NOTES,
-    SEED,
-    D,
-    cells,
-    compared,
-    measure,
-    normalizers,
-)
+from benchmarks.quality.measure import ALPHAS, BOOSTS, NOTES, SEED, D, cells, compared, measure
 
 
 def run(quick):
@@ -45,7 +34,6 @@ def run(quick):
             "alphas": ALPHAS,
             "agreement": "|ours - published| <= 4 * combined standard error + 0.003",
         },
-        normalizers=normalizers(CHUNK),
         notes=NOTES,
     )
     report.report(path)
@@ -53,10 +41,10 @@ def run(quick):
 
 
 def other_scores(quick, draws):
-    """The second table: scores that are not uniform."""
+    """The second page: scores that are not uniform."""
     started = time.monotonic()
     path = records.directory(quick) / "quality-scores.json"
     records.write(
         path, started=started, rows=distributions.measure(draws), settings={"draws": draws, "seed": SEED}
     )
-    records.page(path, distributions.table)
+    records.page(path, distributions.text)

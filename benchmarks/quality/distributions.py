@@ -67,7 +67,7 @@ def measure(draws):
     return rows
 
 
-def table(results):
+def text(results):
     """The lines of the page: nCCS and mass on the true top k, a row for each distribution and size."""
     head = ["scores", "n", "k", *(f"{what}, {name}" for name in METHODS for what in ("nCCS", "mass"))]
     lines = []

@@ -27,7 +27,7 @@ NOTES = [
     "comes to 0.130 and alpha = 1 to 0.178. A second, later log in their repository (CPU; n = 16, k = 2 "
     "and 4) has nCCS near 0.31 and 0.34, which is alpha = 1.",
     "Algorithm 1's two normalizers scale each row by a positive number, which changes no "
-    "cosine. So their nCCS differs by rounding alone. The lengths of their rows differ (`normalizers` in the results).",
+    "cosine. So their nCCS differs by rounding alone.",
     "Scaled(60) is as steep as Power(20) at a score of 1, where Power(20) rises by 20 log 20 = 60 a unit.",
 ]
 
@@ -38,45 +38,39 @@ def cells(quick):
 
 
 def measurement(n, k):
-    """A compiled function from CHUNK keys to `{method: {"nccs": (CHUNK,), "mass": (CHUNK,)}}`."""
+    """A compiled function from CHUNK keys to `{method: {"nccs": (CHUNK,)}}`."""
 
     def one_draw(key):
         e_key, v_key = jax.random.split(key)
         embeddings = jax.random.uniform(e_key, (n, D), minval=-1)
         scores = jax.random.uniform(v_key, (n,))
-        hard = shtopk.hard_topk(embeddings, scores, k)
-        chosen = scores >= hard.scores[-1]
+        hard = shtopk.hard_topk(embeddings, scores, k).embeddings
 
         def judge(boost, **options):
-            selection = shtopk.select(scores, k, boost=boost, **options)
-            soft = selection.pool(embeddings)
-            mass = jnp.sum(selection.mask() * chosen) / k
-            return {"nccs": shtopk.nccs(hard.embeddings, soft), "mass": mass}
+            soft = shtopk.topk(embeddings, scores, k, boost=boost, **options).embeddings
+            return {"nccs": shtopk.nccs(hard, soft)}
 
         found = {name: judge(boost, reseed=RESEED[name]) for name, boost in BOOSTS.items()}
         for name, other in OTHERS.items():
             found[other] = judge(BOOSTS[name], reseed=not RESEED[name])
         if 4 * k <= n:
             found["default, candidates=4k"] = judge(BOOSTS["default"], candidates=4 * k)
-        return found | iterative(embeddings, scores, hard, chosen)
+        return found | iterative(embeddings, scores, hard)
 
     # Algorithm 1 holds k * n weights a draw, nCCS k * k cosines: so many draws at once as stay small.
     together = max(1, min(CHUNK, 2**22 // (n * k)))
     return jax.jit(lambda keys: lax.map(one_draw, keys, batch_size=together))
 
 
-def iterative(embeddings, scores, hard, chosen):
+def iterative(embeddings, scores, hard):
     """Algorithm 1 on one draw, at each alpha."""
-    k = hard.scores.shape[0]
-    # Its mass on the true top k comes of pooling the indicator of the true top k along.
-    payload = jnp.concatenate([embeddings, chosen[:, None].astype(embeddings.dtype)], axis=1)
 
     def judge(alpha):
-        pooled = shtopk.iterative_topk(payload, scores, k, alpha=alpha).embeddings
-        return {"nccs": shtopk.nccs(hard.embeddings, pooled[:, :D]), "mass": jnp.mean(pooled[:, D])}
+        pooled = shtopk.iterative_topk(embeddings, scores, len(hard), alpha=alpha).embeddings
+        return shtopk.nccs(hard, pooled)
 
     found = lax.map(judge, jnp.array(list(ALPHAS.values())))
-    return {name: {what: x[i] for what, x in found.items()} for i, name in enumerate(ALPHAS)}
+    return {name: {"nccs": found[i]} for i, name in enumerate(ALPHAS)}
 
 
 def measure(n, k, draws):
@@ -106,25 +100,3 @@ def compared(n, k, methods, paper):
         row["deviation"][ours] = records.rounded((mean - paper_mean) / spread, 3)
         row["agrees"][ours] = abs(mean - paper_mean) <= 4 * spread + 0.003
     return row
-
-
-def normalizers(draws):
-    """How far Algorithm 1's two denominators part: in nCCS, which no row's scale can change, and in mass."""
-    rows = []
-    for n, k in [(16, 2), (16, 8), (256, 16), (1024, 512)]:
-        e_key, v_key = jax.random.split(jax.random.key(SEED))
-        embeddings = jax.random.uniform(e_key, (draws, n, D), minval=-1)
-        scores = jax.random.uniform(v_key, (draws, n))
-        hard = shtopk.hard_topk(embeddings, scores, k).embeddings
-        ones = jnp.ones((draws, n, 1))
-        row = {"n": n, "k": k, "draws": draws}
-        quality = {}
-        for name in ("softmax", "paper"):
-            soft, total = shtopk.iterative_topk((embeddings, ones), scores, k, normalizer=name).embeddings
-            quality[name] = shtopk.nccs(hard, soft)
-            row[f"largest weight sum, {name}"] = records.rounded(jnp.max(total))
-        row["largest nccs difference"] = records.rounded(
-            jnp.max(jnp.abs(quality["softmax"] - quality["paper"])), 2
-        )
-        rows.append(row)
-    return rows

@@ -17,11 +17,11 @@ PUBLISHED = {"power": "Algorithm 2, published", "iterative, alpha=2": "Algorithm
 
 
 def report(path):
-    results = records.page(path, table)
+    results = records.page(path, text)
     figure(results["rows"], path.with_suffix(".png"))
 
 
-def table(results):
+def text(results):
     """The lines of the page: published and measured nCCS, in each cell."""
     methods = list(max((row["methods"] for row in results["rows"]), key=len))
     head = ["n", "k", "Algorithm 2, published", "Algorithm 1, published", *methods]

@@ -1,5 +1,7 @@
 """The time and memory of one cell, and the seconds that compiling takes."""
 
+import time
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,20 +11,20 @@ from tqdm import tqdm
 import shtopk
 from benchmarks import peers, records
 from benchmarks.published import GRID, published_seconds
-from benchmarks.timing import compiled, compiled_together, interleaved, read, write
+from benchmarks.timing import compiled, compiled_together, interleaved, read, temporary, write
 
 SEED = 0
-MODES = ("forward", "gradient in scores", "gradient in both")
+MODES = ("forward", "gradient")
 
 OURS = {
-    "shtopk": lambda e, v, k: shtopk.topk(e, v, k),
+    "shtopk": shtopk.topk,
     "shtopk, candidates=4k": lambda e, v, k: shtopk.topk(e, v, k, candidates=4 * k),
-    "shtopk, reseed=True": lambda e, v, k: shtopk.topk(e, v, k, reseed=True),
+    "shtopk, reseed=True": partial(shtopk.topk, reseed=True),
 }
 PEERS = {
-    "top_k + gather, gated": peers.gated,
+    "gated top k": peers.gated,
     "plain port": peers.plain_port,
-    "iterative": lambda e, v, k: shtopk.iterative_topk(e, v, k),
+    "iterative": shtopk.iterative_topk,
 }
 LIMITS = {
     "read E": lambda e, v, weights: read(e),
@@ -30,7 +32,7 @@ LIMITS = {
 }
 # The numbers that the cost of the giants grows with, and where they are not asked any more.
 GIANTS = {
-    "softsort": ("batch * k * n weights", lambda c: c["batch"] * c["k"] * c["n"], 2**28),
+    "soft sort": ("batch * k * n weights", lambda c: c["batch"] * c["k"] * c["n"], 2**28),
     "iterative": ("batch * k * n * d products", lambda c: c["batch"] * c["k"] * c["n"] * c["d"], 2**27),
 }
 SOFTSORT_ON_GPU = 2**26  # weights; over it XLA takes minutes to compile the gradient for a GPU
@@ -38,11 +40,6 @@ SOFTSORT_ON_GPU = 2**26  # weights; over it XLA takes minutes to compile the gra
 FEW = ("width", "batch")  # sections of a few cells, in which everything is measured
 PANELS = (2, 16, 128, 1024)  # the k of the figure, and of the grid on a GPU
 POWERS_OF_4 = [4**i for i in range(2, 8)]  # the n of the grid on a GPU
-
-
-def modes(c):
-    """What is timed in a cell; the gradient in the scores alone, whose cost the width of E decides, in a few cells."""
-    return MODES if c["section"] in FEW else ("forward", "gradient in both")
 
 
 def cell(section, batch, n, k, d):
@@ -71,15 +68,11 @@ def task(method, mode, k):
     def forward(embeddings, scores, weights):
         return slots(embeddings, scores)
 
-    def in_scores(embeddings, scores, weights):
-        out, pull = jax.vjp(lambda v: slots(embeddings, v), scores)
-        return out, pull(jax.tree.map(jnp.multiply, weights, out))
-
-    def in_both(embeddings, scores, weights):
+    def gradient(embeddings, scores, weights):
         out, pull = jax.vjp(slots, embeddings, scores)
         return out, pull(jax.tree.map(jnp.multiply, weights, out))
 
-    return dict(zip(MODES, (forward, in_scores, in_both), strict=True))[mode]
+    return dict(zip(MODES, (forward, gradient), strict=True))[mode]
 
 
 def arrays(c):
@@ -94,11 +87,11 @@ def arrays(c):
 def methods_for(c):
     """The methods of a cell, and what is left out of it, with the reason."""
     softsort, gpu = peers.softsort(), jax.default_backend() == "gpu"
-    available = OURS | PEERS | ({} if softsort is None else {"softsort": softsort})
+    available = OURS | PEERS | ({} if softsort is None else {"soft sort": softsort})
     skipped = {}
     for name in available:
         what, cost, most = GIANTS.get(name, ("", lambda c: 0, 0))
-        most = SOFTSORT_ON_GPU if gpu and name == "softsort" else most
+        most = SOFTSORT_ON_GPU if gpu and name == "soft sort" else most
         if cost(c) > most:
             skipped[name] = f"not run: over {most} {what}"
         elif name == "shtopk, candidates=4k" and 4 * c["k"] >= c["n"]:
@@ -109,7 +102,7 @@ def methods_for(c):
 
 
 class Prepared(NamedTuple):
-    """A cell whose functions are compiled: `{limit or (method, mode): Compiled}`."""
+    """A cell whose functions are compiled: `{limit or (method, mode): call}`."""
 
     cell: dict
     functions: dict
@@ -119,9 +112,7 @@ class Prepared(NamedTuple):
 
 def prepare(c):
     methods, skipped = methods_for(c)
-    tasks = {
-        (name, mode): task(method, mode, c["k"]) for name, method in methods.items() for mode in modes(c)
-    }
+    tasks = {(name, mode): task(method, mode, c["k"]) for name, method in methods.items() for mode in MODES}
     arguments = arrays(c)
     return Prepared(c, compiled_together(LIMITS | tasks, arguments), arguments, skipped)
 
@@ -131,26 +122,28 @@ def finish(prepared):
     c, functions, arguments, skipped = prepared
     figures = {}
     for giant in (False, True):
-        calls = {name: f.call for name, f in functions.items() if (name[0] in GIANTS) == giant}
+        calls = {name: call for name, call in functions.items() if (name[0] in GIANTS) == giant}
         figures |= interleaved(calls, arguments)
     row = c | {"limits": {name: figures.pop(name) for name in LIMITS}, "methods": {}, "skipped": skipped}
     for (name, mode), figure in figures.items():
-        row["methods"].setdefault(name, {})[mode] = figure | temporary(functions[name, mode], c)
+        row["methods"].setdefault(name, {})[mode] = figure | memory(functions[name, mode], c)
     if c["section"] == "grid":
         paper, methods = published_seconds(), ("successive_halving", "iterative")
         row["published_seconds"] = {name: paper[name, c["n"], c["k"]] for name in methods}
     return row
 
 
-def temporary(function, c):
+def memory(call, c):
     """Peak temporary memory, in units of the size of E."""
-    return {"temporary": records.rounded(function.temporary / (4 * c["batch"] * c["n"] * c["d"]), 3)}
+    return {"temporary": records.rounded(temporary(call) / (4 * c["batch"] * c["n"] * c["d"]), 3)}
 
 
 def seconds_to_compile(function, arguments):
     """Seconds to trace, lower and compile; from its caches JAX would take the traces of jitted functions."""
     jax.clear_caches()
-    return compiled(function, *arguments).seconds
+    started = time.perf_counter()
+    compiled(function, *arguments)
+    return time.perf_counter() - started
 
 
 def compile_times(quick):
@@ -162,7 +155,7 @@ def compile_times(quick):
         arguments = arrays(c)
         seconds = {}
         for name, method in (OURS | {"plain port": peers.plain_port}).items():
-            for mode in modes(c):
+            for mode in MODES:
                 taken = [seconds_to_compile(task(method, mode, k), arguments) for _ in range(3)]
                 seconds.setdefault(name, {})[mode] = records.rounded(sorted(taken)[1], 3)
         rows.append({"n": n, "k": k, "seconds": seconds})

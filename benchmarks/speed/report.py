@@ -4,16 +4,16 @@ import matplotlib.pyplot as plt
 
 from benchmarks import records
 from benchmarks.speed import summary
-from benchmarks.speed.measure import PANELS, modes
+from benchmarks.speed.measure import MODES, PANELS
 from benchmarks.speed.stages import AGAINST
 
 COLOURS = {
     "shtopk": ("#0072b2", "-"),
     "shtopk, candidates=4k": ("#0072b2", ":"),
     "shtopk, reseed=True": ("#0072b2", "--"),
-    "top_k + gather, gated": ("#009e73", "-"),
+    "gated top k": ("#009e73", "-"),
     "plain port": ("#d55e00", "-"),
-    "softsort": ("#cc79a7", "-"),
+    "soft sort": ("#cc79a7", "-"),
     "iterative": ("#888888", "-"),
 }
 
@@ -37,7 +37,7 @@ def text(results):
     yield from ["", *summary.lines(results["rows"]), "", *summary.growth_lines(results["rows"])]
     for section in dict.fromkeys(row["section"] for row in results["rows"]):
         rows = [row for row in results["rows"] if row["section"] == section]
-        for mode in modes(rows[0]):
+        for mode in MODES:
             yield from ["", f"## {section}: {mode}", "", *times(rows, mode)]
         yield from ["", f"## {section}: temporary memory, in units of the size of E", "", *memory(rows)]
     yield from ["", "## Stages", "", *stages(results["stages"])]
@@ -77,7 +77,7 @@ def memory(rows):
         lines.append(
             size(row)
             + [
-                f"{methods[name]['forward']['temporary']:.2g} / {methods[name]['gradient in both']['temporary']:.2g}"
+                f"{methods[name]['forward']['temporary']:.2g} / {methods[name]['gradient']['temporary']:.2g}"
                 if name in methods
                 else None
                 for name in names(rows)
@@ -96,10 +96,9 @@ def stages(rows):
 
 
 def compilation(rows):
-    modes = list(rows[0]["seconds"]["shtopk"])
-    head = ["n", "k", "method", *modes]
+    head = ["n", "k", "method", *MODES]
     lines = [
-        [row["n"], row["k"], name, *(seconds[mode] for mode in modes)]
+        [row["n"], row["k"], name, *(seconds[mode] for mode in MODES)]
         for row in rows
         for name, seconds in row["seconds"].items()
     ]
@@ -110,11 +109,10 @@ def figure(rows, path):
     """The paper's arrangement: a panel for each k, n along x, seconds along y; the gradient beneath."""
     ks = sorted({row["k"] for row in rows})
     ks = [k for k in ks if k in PANELS] or ks
-    modes = ("forward", "gradient in both")
     fig, axes = plt.subplots(
         2, len(ks), figsize=(2.4 * len(ks) + 1, 6.5), sharex=True, sharey="row", squeeze=False
     )
-    for line, mode in zip(axes, modes, strict=True):
+    for line, mode in zip(axes, MODES, strict=True):
         for axis, k in zip(line, ks, strict=True):
             panel(axis, [row for row in rows if row["k"] == k], mode)
             axis.set_title(f"{mode}, k = {k}", fontsize=10)

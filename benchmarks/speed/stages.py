@@ -50,7 +50,7 @@ def prepare(size):
         "loss": (jax.random.normal(keys[3], (batch, k)), jax.random.normal(keys[4], (batch, width(n, k)))),
     }
     stages = limits() | tournament(n, k) | payload()
-    return size, {name: compiled(stage, x).call for name, stage in stages.items()}, x
+    return size, {name: compiled(stage, x) for name, stage in stages.items()}, x
 
 
 def finish(prepared):

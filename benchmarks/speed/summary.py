@@ -4,7 +4,7 @@ import datetime
 
 from benchmarks import records
 
-STEP = "gradient in both"  # of a training step: outputs and both gradients
+STEP = "gradient"  # of a training step: outputs and both gradients
 OURS, CANDIDATES, RESEED = "shtopk", "shtopk, candidates=4k", "shtopk, reseed=True"
 LARGEST, SMALLEST = 2**20, 2**16  # of the cells in which n grows
 
@@ -30,11 +30,11 @@ def questions(rows):
     widest = [row for row in contested if row["n"] >= 8192 and row["k"] >= 256]
     yield OURS, "plain port", "n >= 1024", cells
     yield OURS, "plain port", "n >= 1024, d >= 256", [row for row in cells if row["d"] >= 256]
-    yield OURS, "softsort", "n >= 1024, k <= 4", [row for row in cells if row["k"] <= 4]
-    yield OURS, "softsort", "n >= 1024, k >= 8", contested
-    yield OURS, "softsort", "n >= 8192, k >= 256", widest
-    yield OURS, "top_k + gather, gated", "n >= 1024", cells
-    yield CANDIDATES, "top_k + gather, gated", "n >= 1024, k <= n / 16", few
+    yield OURS, "soft sort", "n >= 1024, k <= 4", [row for row in cells if row["k"] <= 4]
+    yield OURS, "soft sort", "n >= 1024, k >= 8", contested
+    yield OURS, "soft sort", "n >= 8192, k >= 256", widest
+    yield OURS, "gated top k", "n >= 1024", cells
+    yield CANDIDATES, "gated top k", "n >= 1024, k <= n / 16", few
     yield OURS, RESEED, "n >= 1024", cells
 
 
