@@ -19,32 +19,43 @@ FORMS = {  # of the recipe, as the docs name them
 }
 COMPARED = (*FORMS, "threshold mask", "gated top k")  # the lines of the figure
 SHOWN = (*COMPARED, "threshold mask, by the recipe")  # in the docs
-FURTHER = (*SHOWN, "recipe, 0.03 to 30")  # the methods with further seeds, on these tasks
-MORE = tuple(name for name, task in TASKS.items() if task.seeds == 5)
+FURTHER = (*SHOWN, "recipe, 0.03 to 30")  # the methods with further seeds
+RUNS = ("score", "recall", "loss", "largest_norm")  # what a row has of each run, first seeds first
 
 
-def path(directory, task, more_seeds=False):
-    """The results file of a task, or that of its further seeds."""
-    return directory / f"learning-{'more-' if more_seeds else ''}{task}.json"
+def path(directory, task):
+    """The results file of a task."""
+    return directory / f"learning-{task}.json"
 
 
-def read(directory, more_seeds=False):
+def read(directory):
     """Each task's results, in the order of `TASKS`, as far as there are any."""
-    paths = {name: path(directory, name, more_seeds) for name in TASKS}
+    paths = {name: path(directory, name) for name in TASKS}
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
+def of_first_seeds(result):
+    """`result` without the further seeds, which some of its rows have."""
+    first = len(result["settings"]["seeds"])
+    rows = [row | {name: row[name][:first] for name in RUNS} for row in result["rows"]]
+    return result | {"rows": rows}
+
+
+def with_further_seeds(row, further, first):
+    """`row` of the `first` seeds and more, with the runs of `further` in place of those after the first."""
+    return row | {name: row[name][:first] + further[name] for name in RUNS}
+
+
 def summary(result):
-    """One dict for each method: final scores over seeds, recall, share of failures, steps to 90 %.
+    """One dict for each method: final scores over its seeds, recall, share of failures, steps to 90 %.
 
     A seed has failed if it ends nearer to chance than to the best method's mean over the first seeds. Steps to 90 % are
     those after which a run is above, for good, chance + 90 % of the way from there to the best mean; the median over
     seeds.
     """
-    rows, chance = result["rows"], result["settings"]["chance"]
-    top = result.get("best", best_mean(result))
+    chance, top = result["settings"]["chance"], best_mean(result)
     out = []
-    for row in rows:
+    for row in result["rows"]:
         final = [run[-1] for run in row["score"]]
         each = row["steps"] // result["settings"]["segments"]
         reached = [each * since(run, chance + 0.9 * (top - chance)) for run in row["score"]]
@@ -69,9 +80,8 @@ def summary(result):
 
 
 def best_mean(result):
-    """The best method's mean score, chance if there is no method."""
-    means = [statistics.mean(run[-1] for run in row["score"]) for row in result["rows"]]
-    return max(means, default=result["settings"]["chance"])
+    """The best method's mean score over the first seeds."""
+    return max(statistics.mean(run[-1] for run in row["score"]) for row in of_first_seeds(result)["rows"])
 
 
 def since(run, level):
@@ -95,35 +105,13 @@ def table(result):
         )
 
 
-def with_further_seeds(result, more):
-    """The rows of `result` that have further seeds in `more`, over all of these seeds.
-
-    They are judged by the best mean of the first seeds, so that a failure means the same in both tables.
-    """
-    further = {row["method"]: row for row in more["rows"]}
-    runs = ("score", "recall", "loss", "largest_norm")
-    rows = [row for row in result["rows"] if row["method"] in further]
-    rows = [row | {name: row[name] + further[row["method"]][name] for name in runs} for row in rows]
-    seeds = result["settings"]["seeds"] + more["settings"]["seeds"]
-    settings = result["settings"] | {"seeds": seeds}
-    return result | {"rows": rows, "settings": settings, "best": best_mean(result)}
-
-
-def with_all_seeds(directory):
-    """Each task's results as `read` gives them, and over all seeds where there are further ones."""
-    more = read(directory, more_seeds=True)
-    return {
-        name: with_further_seeds(result, more[name]) if name in more else result
-        for name, result in read(directory).items()
-    }
-
-
 def by_all_seeds(results, methods=FURTHER):
     """A line for each task and a column for each method: the score over all seeds and how many of them failed."""
     lines = []
     for name, result in results.items():
-        entries = {s["method"]: f"{_score(s)}, {s['failed']}" for s in summary(result)}
-        lines.append([name, len(result["settings"]["seeds"]), *map(entries.get, methods)])
+        found = {s["method"]: s for s in summary(result) if s["method"] in methods}
+        entries = {method: f"{_score(s)}, {s['failed']}" for method, s in found.items()}
+        lines.append([name, max(s["seeds"] for s in found.values()), *map(entries.get, methods)])
     return records.markdown(["task", "seeds", *(FORMS.get(method, method) for method in methods)], lines)
 
 
@@ -137,7 +125,7 @@ def _score(s):
     return f"{s['mean']:.3f} ± {s['error']:.3f}"
 
 
-def text(results, all_seeds):
+def text(results):
     """The tables as a page."""
     lines = ["# Training through a top k: results", ""]
     for name, result in results.items():
@@ -146,10 +134,10 @@ def text(results, all_seeds):
         lines += [
             f"{settings['k']} of {settings['n']}; chance {settings['chance']}; {len(settings['seeds'])} seeds.",
             "",
-            *records.markdown(HEAD, table(result)),
+            *records.markdown(HEAD, table(of_first_seeds(result))),
             "",
         ]
-    return "\n".join([*lines, "## All seeds", "", *by_all_seeds(all_seeds), ""])
+    return "\n".join([*lines, "## All seeds", "", *by_all_seeds(results), ""])
 
 
 def figure(results, path):
@@ -160,7 +148,7 @@ def figure(results, path):
     for ax in axes.flat[len(results) :]:
         ax.set_axis_off()
     for ax, (name, result) in zip(axes.flat, results.items(), strict=False):
-        rows = {row["method"]: row for row in result["rows"] if row["method"] in COMPARED}
+        rows = {row["method"]: row for row in of_first_seeds(result)["rows"]}
         ends = {}
         for place, method in enumerate(COMPARED):
             if method not in rows:
@@ -172,7 +160,7 @@ def figure(results, path):
             ends[method] = (score[-1], f"C{place}")
         for method, height in apart({method: y for method, (y, _) in ends.items()}, ax.get_ylim()).items():
             ax.annotate(
-                method,
+                FORMS.get(method, method),
                 (1.01, height),
                 xycoords=("axes fraction", "data"),
                 color=ends[method][1],
@@ -201,6 +189,6 @@ def apart(heights, limits):
 
 def write(directory):
     results = read(directory)
-    records.replace(directory / "learning.md", text(results, with_all_seeds(directory)))
+    records.replace(directory / "learning.md", text(results))
     if results:  # a quick run of further seeds may be the first of all
         figure(results, directory / "learning.png")

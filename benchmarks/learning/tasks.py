@@ -1,4 +1,4 @@
-"""Five kinds of task in which a model has to choose k of n: data, model, loss and score.
+"""The nine tasks, in each of which a model has to choose k of n: data, model, loss and score.
 
 A task draws `(x, right (batch, n) boolean, answer)`; `right` marks the k candidates that matter, and is for measuring
 alone. `chance` is the score of a guess that looks at nothing.
@@ -92,15 +92,11 @@ class DigitsOnACanvas:
     batch: int = 16
     steps: int = 1400
     chance: float = 0.57
-    layers: bool = False  # Transformer layers over the chosen patches, in place of an MLP on each
+    reads_logs: bool = False  # by Transformer layers over the chosen patches, in place of an MLP on each
     seeds: int = 5
 
-    @property
-    def reads_logs(self):
-        return self.layers
-
     def model(self):
-        above = models.LayersAbove(48) if self.layers else models.AnyOfRows()
+        above = models.LayersAbove(48) if self.reads_logs else models.AnyOfRows()
         return models.Model(models.PatchReader(48), above)
 
     def draw(self, key, batch, held_out):
@@ -200,7 +196,7 @@ TASKS = {
     "digits-1024": DigitsOnACanvas(n=1024, k=32, batch=8),
     "selective-copying": SelectiveCopying(),
     # More seeds, because with 5 the standard errors here are as large as the differences between methods.
-    "pruned-transformer": DigitsOnACanvas(n=64, steps=1000, layers=True, seeds=15),
+    "pruned-transformer": DigitsOnACanvas(n=64, steps=1000, reads_logs=True, seeds=15),
     "features-xor": FeatureSelection("xor", 2),
     "features-orange-skin": FeatureSelection("orange skin", 4),
     "features-additive": FeatureSelection("additive", 4),

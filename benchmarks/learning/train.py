@@ -11,6 +11,7 @@ from jax import lax
 from benchmarks import records
 from benchmarks.learning.methods import METHODS, SWITCH
 from benchmarks.learning.peers import Moment, best
+from benchmarks.learning.report import RUNS
 from benchmarks.peers import rows
 
 RATES = (2e-3, 5e-3)
@@ -54,8 +55,8 @@ class Trainer:
         step = partial(self._step, rate=rate, number=number, key=jax.random.key(seed, impl="rbg"))
         state, (losses, norms) = lax.scan(step, state, part * each + jnp.arange(each))
         score, recall = self._evaluate(state[0], number)
-        seen = {"loss": losses.mean(), "gradient_norm": norms.mean(), "largest_norm": norms.max()}
-        return state, seen | {"score": score, "recall": recall}
+        seen = {"score": score, "recall": recall, "loss": losses.mean(), "largest_norm": norms.max()}
+        return state, seen
 
     def _step(self, state, step, *, rate, number, key):
         params, moments = state
@@ -109,11 +110,7 @@ def measure(task, name, steps, seeds, progress, grid):
         "method": name,
         "rate": grid[chosen][0],
         "number": grid[chosen][1],
-        "tuned_over": len(grid),
         "steps": steps // SEGMENTS * SEGMENTS,
         "seconds": round(time.monotonic() - started, 1),
-        **{
-            name: [[records.rounded(x, 4) for x in run[name]] for run in runs]
-            for name in ("score", "recall", "loss", "gradient_norm", "largest_norm")
-        },
+        **{name: [[records.rounded(x, 4) for x in run[name]] for run in runs] for name in RUNS},
     }
