@@ -10,7 +10,6 @@ import queue
 import threading
 import traceback
 
-import jax
 from tqdm import tqdm
 
 
@@ -24,6 +23,8 @@ def share_memory():
 
 def need_gpu():
     """Exit where JAX finds no GPU; let several processes share it where there is one."""
+    import jax  # not with the module: a process whose jobs need no JAX starts at once
+
     share_memory()
     if jax.default_backend() != "gpu":
         raise SystemExit("JAX finds no GPU here; `python -m benchmarks compiled` needs none.")

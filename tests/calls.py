@@ -76,7 +76,7 @@ SELECTION = shtopk.select(V, K, boost=shtopk.Scaled(C))
 CHAMPIONS = SELECTION.champions
 
 CALLS = {
-    "topk": Call(lambda e, v, c: shtopk.topk(e, v, K, boost=shtopk.Scaled(c)), (E, V, C)),
+    "topk": Call(lambda e, v, c: shtopk.topk(e, v, N // 2, boost=shtopk.Scaled(c)), (E, V, C)),
     "topk: its options": Call(
         lambda e, v, where: shtopk.topk(
             e, v, K, reseed=True, where=where, candidates=5, straight_through=True, order="position"
@@ -92,22 +92,23 @@ CALLS = {
         exact=False,
     ),
     "topk: drawn": Call(
-        lambda e, v, t, c: shtopk.topk(
-            e, v, N // 2, boost=shtopk.Scaled(c), draw=t, key=KEY, order="position"
+        lambda e, v, numbers: shtopk.topk(
+            e, v, N // 2, draw=numbers["draw"], boost=numbers["boost"], key=KEY, order="position"
         ),
-        (E, V, jnp.asarray(0.75), C),
+        # One argument: `vmap` is tried on each choice of the arguments.
+        (E, V, {"draw": jnp.asarray(0.75), "boost": shtopk.Scaled(C)}),
         exact=False,
     ),
     "hard_topk": Call(lambda e, v: shtopk.hard_topk(e, v, K), (E, V)),
     "iterative_topk": Call(lambda e, v, c: shtopk.iterative_topk(e, v, K, alpha=c), (E, V, C)),
     "select": Call(lambda v, c: shtopk.select(v, K, boost=shtopk.Scaled(c), reseed=True), (V, C)),
     "topk_mask": Call(lambda v, c: shtopk.topk_mask(v, K, boost=shtopk.Relative(c)), (V, C), exact=False),
-    # For a traced k all rounds down to one slot are compiled: two for three candidates, with a bye.
+    # For a traced k all rounds down to one slot are compiled: two for three candidates, with a bye; one for two.
     "topk_mask: traced k": Call(
         lambda v, k, c: shtopk.topk_mask(v, k, boost=shtopk.Scaled(c)), (V[:3], jnp.int32(1), C)
     ),
     "topk_mask: real k": Call(
-        lambda v, k, c: shtopk.topk_mask(v, k, boost=shtopk.Scaled(c)), (V[:3], jnp.asarray(1.5), C)
+        lambda v, k, c: shtopk.topk_mask(v, k, boost=shtopk.Scaled(c)), (V[:2], jnp.asarray(1.5), C)
     ),
     "topk_mask: its log": Call(
         lambda v, c: shtopk.topk_mask(v, N // 2, boost=shtopk.Scaled(c), candidates=5, log=True)[:3], (V, C)

@@ -3,7 +3,7 @@
 The CPU counts as eight devices; whatever is not split over them uses the first alone.
 
 Three quarters of the suite's time go into tracing, lowering and compiling. So programs are compiled with little
-optimization, except in modules that ask for `full_effort`, and without the tracebacks of their operations, which take
+optimization, except in tests that ask for `full_effort`, and without the tracebacks of their operations, which take
 a tenth of the time. Garbage is collected less often: at Python's own rate that takes a twentieth of the time.
 """
 
@@ -33,9 +33,9 @@ def x32():
     jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def full_effort():
-    """A module's programs are compiled as a user's: it tests the programs themselves, or their rounding."""
+    """A test's programs are compiled as a user's: it tests the programs themselves, or their rounding."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)

@@ -37,6 +37,7 @@ def test_an_example_runs(example, words, tmp_path):
     assert image[..., :3].std() > 0.1  # something is drawn
 
 
+@pytest.mark.usefixtures("little_effort_in_processes")
 def test_the_docs_pictures_are_those_that_the_script_draws(tmp_path):
     figures = EXAMPLES.parent / "figures"
     command = [sys.executable, "-W", "error", figures / "draw.py", "--out", tmp_path]

@@ -5,7 +5,7 @@ import pytest
 from tests import fuzz
 
 
-@pytest.mark.parametrize("seed", [4, 5])
+@pytest.mark.parametrize("seed", [54, 181])
 def test_a_short_run(seed):
     counts = fuzz.fuzz(seed, 100)
     assert counts["cases"] >= 20  # a configuration with k = n = 1 has few cases

@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as hnp
 import shtopk
 from tests import wild
 
-# Few sizes, so that few things have to be compiled; many values, in which the surprises are. No round, three rounds
-# with byes, two without, and one with byes.
-SIZES = st.sampled_from([(1, 1), (5, 1), (12, 3), (30, 16)])
+# Few sizes, so that few things have to be compiled; many values, in which the surprises are. No round, two rounds
+# with a bye, two without, and one with byes. Sorted again twice: test_one_slot_pools_everyone, test_is_algorithm_2.
+SIZES = st.sampled_from([(1, 1), (3, 1), (12, 3), (30, 16)])
 BOOSTS = st.sampled_from([shtopk.Scaled(4.0), shtopk.Power(), shtopk.Relative()])
 SMALL = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 3.0])  # so that ties are common
 FINITE = st.floats(-1e6, 1e6, allow_subnormal=False)
@@ -35,8 +35,8 @@ def cases(draw, elements=SMALL | FINITE):
 def test_weights_of_a_slot_sum_to_one_and_the_mask_to_k(case):
     scores, k, boost, reseed = case
     selection = select(scores, k, boost=boost, reseed=reseed)
-    mask = selection.mask()
-    np.testing.assert_allclose(selection.weights.sum(-1), 1, rtol=1e-12)
+    mask = np.asarray(selection.mask())
+    np.testing.assert_allclose(np.asarray(selection.weights).sum(-1), 1, rtol=1e-12)
     np.testing.assert_allclose(mask.sum(), k, rtol=1e-12)
     assert np.all((mask >= 0) & (mask <= 1 + 1e-12))
 
@@ -79,7 +79,7 @@ def test_relative_is_free_of_scale_and_shift(case, exponent, shift):
 def test_infinities_never_make_a_nan(case):
     scores, k, boost, reseed = case
     selection = select(scores, k, boost=boost, reseed=reseed)
-    np.testing.assert_allclose(selection.mask().sum(), k, rtol=1e-12)
+    np.testing.assert_allclose(np.asarray(selection.mask()).sum(), k, rtol=1e-12)
     assert not np.any(np.isnan(selection.scores))
 
 
@@ -88,11 +88,11 @@ def test_infinities_never_make_a_nan(case):
 def test_rows_left_out_change_nothing(case, data):
     scores, k, boost, reseed = case
     where = np.array(data.draw(st.lists(st.booleans(), min_size=len(scores), max_size=len(scores))))
-    mask = select(scores, k, boost=boost, reseed=reseed, where=where).mask()
+    mask = np.asarray(select(scores, k, boost=boost, reseed=reseed, where=where).mask())
     noise = np.where(where, scores, np.nan)
     np.testing.assert_array_equal(select(noise, k, boost=boost, reseed=reseed, where=where).mask(), mask)
     np.testing.assert_allclose(mask.sum(), min(k, where.sum()), rtol=1e-12)
-    assert np.all(np.asarray(mask)[~where] == 0)
+    assert np.all(mask[~where] == 0)
 
 
 @partial(jax.jit, static_argnames=("k", "reseed"))
@@ -120,15 +120,14 @@ def test_batch_is_vmap_is_a_loop(case):
 @given(cases())
 def test_gradients_are_finite(case):
     scores, k, boost, reseed = case
-    for g in jax.tree.leaves(mask_gradient(scores, boost, k, reseed)):
-        chex.assert_tree_all_finite(g)
+    chex.assert_tree_all_finite(gradient_and_mask(scores, boost, k, reseed)[0])
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-@partial(jax.grad, argnums=(0, 1))
-def mask_gradient(scores, boost, k, reseed):
+@partial(jax.grad, argnums=(0, 1), has_aux=True)
+def gradient_and_mask(scores, boost, k, reseed):
     mask = shtopk.topk_mask(scores, k, boost=boost, reseed=reseed)
-    return jnp.sum(jnp.sin(jnp.arange(len(scores), dtype=mask.dtype)) * mask)
+    return jnp.sum(np.sin(np.arange(len(scores))).astype(mask.dtype) * mask), mask
 
 
 # Scores as they come, in the dtypes that they come in: what holds in float64 alone helps nobody.
@@ -146,11 +145,16 @@ def test_narrow_scores_do_as_well_as_wide_ones(kind, seed, far, dtype, size):
     n, k = size
     with np.errstate(over="ignore"):
         scores = np.clip(wild.scores(kind, seed, 1, n, far)[0], -6e4, 6e4 if dtype == jnp.float16 else 1e30)
-    scores = jnp.asarray(scores, dtype)
-    wide = scores.astype(jnp.float64)
-    mask = np.asarray(mask_of(scores, shtopk.Relative(), k, False), np.float64)
+    scores = scores.astype(dtype)
+    wide = scores.astype(np.float64)
+    if dtype == jnp.float16:  # in which a steep slope may be beyond 65504
+        mask = mask_of(scores, shtopk.Relative(), k, False)
+    else:
+        gradient, mask = gradient_and_mask(scores, shtopk.Relative(), k, False)
+        chex.assert_tree_all_finite(gradient[0])
+    mask = np.asarray(mask, np.float64)
     np.testing.assert_allclose(mask.sum(), k, rtol=4 * float(jnp.finfo(dtype).eps))
-    chosen = wide >= jnp.sort(wide)[n - k]
+    chosen = wide >= np.sort(wide)[n - k]
     clusters, distinct = kind in ("bimodal", "trimodal"), len(np.unique(wide)) == n
     # Ties may reorder the best cluster, see test_outliers.py: the lowest of 4000 rows was 0.65 and 0.57.
     tied = {jnp.float32: 0.7, jnp.bfloat16: 0.6, jnp.float16: 0.5}[dtype]
@@ -160,5 +164,3 @@ def test_narrow_scores_do_as_well_as_wide_ones(kind, seed, far, dtype, size):
         # Clusters a thousandth wide leave gaps of some hundred roundings, and survivors are rounded in float32.
         slack = 0.02 if clusters else 1e-4
         np.testing.assert_allclose(mask, want, atol=2 * float(jnp.finfo(dtype).eps) + slack)
-    if dtype != jnp.float16:  # in which a steep slope may be beyond 65504
-        chex.assert_tree_all_finite(mask_gradient(scores, shtopk.Relative(), k, False)[0])

@@ -3,7 +3,6 @@
 from functools import partial
 from itertools import product
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,14 +72,17 @@ def test_the_error_is_one_rounding_of_the_result(dtype, scores_dtype):
 def test_x64_changes_not_a_bit_of_what_is_narrower(dtype, request):
     """Pooled sums may differ by a rounding, because XLA may add them up in another order."""
     rng = np.random.default_rng(1)
-    embeddings, scores = rng.normal(size=(3, 37, 4)), rng.normal(size=(3, 37))
+    embeddings, scores = rng.normal(size=(3, 11, 4)), rng.normal(size=(3, 11))
+
+    def loss(v):
+        mask = shtopk.topk_mask(v, 3)
+        return jnp.sum(mask.astype("float32") ** 2), mask
 
     def results():
         e, v = jnp.asarray(embeddings, dtype), jnp.asarray(scores, dtype)
-        gradient = jax.grad(lambda v: jnp.sum(shtopk.topk_mask(v, 5).astype("float32") ** 2))(v)
-        slots = shtopk.topk(e, v, 5)
-        masks = shtopk.topk_mask(v, 5), shtopk.topk_mask(v, jnp.int32(5))
-        return slots.embeddings, slots.scores, gradient, *masks
+        gradient, mask = jax.jit(jax.grad(loss, has_aux=True))(v)
+        slots = shtopk.topk(e, v, 3)
+        return slots.embeddings, slots.scores, gradient, mask, shtopk.topk_mask(v, jnp.int32(3))
 
     wide = results()
     request.getfixturevalue("x32")
@@ -170,11 +172,11 @@ def test_scores_of_all_magnitudes_have_finite_gradients(dtype, reseed):
     assert np.flatnonzero(~np.isfinite(gradients).all(axis=-1)).tolist() == []
 
 
-@pytest.mark.parametrize(("largest", "finite"), [(1e18, True), (4e37, False)])
-def test_slopes_of_power_multiply_beyond_the_range(largest, finite):
-    scores = jnp.asarray([0.0] * 14 + [-largest] * 4 + [0.75, -1e4, -1e4], jnp.float32)
-    slope = jax.jit(jax.grad(lambda v: shtopk.select(v, 1, boost=shtopk.Power(20.0)).scores[0]))(scores)
-    assert bool(jnp.all(jnp.isfinite(slope))) == finite
+def test_slopes_of_power_multiply_beyond_the_range():
+    slope = jax.jit(jax.grad(lambda v: shtopk.select(v, 1, boost=shtopk.Power(20.0)).scores[0]))
+    for largest, is_finite in ((1e18, True), (4e37, False)):
+        scores = jnp.asarray([0.0] * 14 + [-largest] * 4 + [0.75, -1e4, -1e4], jnp.float32)
+        assert finite(slope(scores)) == is_finite
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -193,7 +195,7 @@ def test_no_extreme_makes_a_nan_or_an_infinity_in_the_baseline(dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_power_at_scores_of_1e4(dtype):
     high, low = jnp.asarray([[1e4, 1e4, -1e4 + 1, 1e4], [1e4 - 1, 1e4, -1e4, -1e4]], dtype)
-    weight = shtopk.Power()(high, low, jnp.ones(4, bool))
+    weight = jax.jit(lambda boost, *sides: boost(*sides))(shtopk.Power(), high, low, np.ones(4, bool))
     assert weight.tolist() == [1.0, 0.5, 0.5, 1.0]  # 20**-1e4 is as good as 0
 
 
@@ -211,43 +213,3 @@ def test_relative_is_free_of_scale_to_the_ends_of_the_range(dtype, scale):
 def test_relative_treats_gaps_near_the_smallest_normal_as_ties(dtype):
     scores = jnp.arange(8, dtype=dtype) * jnp.finfo(dtype).tiny
     np.testing.assert_allclose(shtopk.topk_mask(scores, 2), 0.25, rtol=1e-6)
-
-
-# Types that come in by the side door
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float64"])
-def test_a_number_may_be_of_any_type(dtype):
-    scores, embeddings = jnp.arange(4.0).astype(dtype), jnp.ones((4, 2), dtype)
-    want = shtopk.topk_mask(scores, 2, boost=shtopk.Relative(2.0, 0.5))
-    for kind in (np.float32, np.float64, jnp.float32, jnp.bfloat16, np.asarray, jnp.asarray):
-        boost = shtopk.Relative(kind(2.0), kind(0.5))
-        np.testing.assert_array_equal(shtopk.topk_mask(scores, 2, boost=boost), want)
-    want = shtopk.iterative_topk(embeddings, scores, 2, alpha=2.0).scores
-    for alpha in (2, np.int32(2), jnp.bfloat16(2), np.float64(2)):
-        np.testing.assert_array_equal(shtopk.iterative_topk(embeddings, scores, 2, alpha=alpha).scores, want)
-
-
-def test_weak_types_are_taken_for_what_they_are():
-    weak = jnp.broadcast_to(1.0, (6,))
-    assert weak.weak_type
-    scores = weak * jnp.arange(6.0, dtype="float32")
-    for out in (
-        shtopk.topk(jnp.broadcast_to(1.0, (6, 2)), weak, 2),
-        shtopk.hard_topk(scores, weak, 2),
-        shtopk.iterative_topk(weak, scores, 2),
-    ):
-        assert out.embeddings.shape[:1] == out.scores.shape == (2,)
-        chex.assert_tree_all_finite(out)
-    np.testing.assert_array_equal(shtopk.topk_mask(weak, 2), shtopk.topk_mask(jnp.ones(6), 2))
-    assert jax.grad(lambda c: shtopk.topk_mask(scores, 2, boost=shtopk.Scaled(c))[0])(1.0).dtype == "float64"
-
-
-def test_nccs_in_mixed_types_is_float32_at_least():
-    rng = np.random.default_rng(0)
-    y, z = rng.normal(size=(2, 3, 4))
-    for one, other in product(DTYPES, DTYPES):
-        got = shtopk.nccs(jnp.asarray(y, one), jnp.asarray(z, other))
-        assert got.dtype == ("float64" if "float64" in (one, other) else "float32")
-        want = reference.nccs(*(np.asarray(jnp.asarray(*x), np.float64) for x in ((y, one), (z, other))))
-        np.testing.assert_allclose(got, want, atol=8 * eps(got.dtype))

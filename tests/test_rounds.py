@@ -77,23 +77,27 @@ def test_a_boost_sees_finite_scores_only():
 
 @pytest.mark.parametrize("reseed", [True, False])
 def test_where_the_loop_begins_changes_nothing(reseed, monkeypatch):
-    """Neither values nor gradients: if all entries are live, if some have byes, and if a slot stays empty."""
+    """Neither values nor gradients: if all entries are live, if some have byes, and if a slot stays empty.
+
+    Nor does the barrier that follows the products of the weights in a large slot.
+    """
     rng = np.random.default_rng(0)
     scores, by_seed, by_slot = np.sort(rng.normal(size=48))[::-1], rng.normal(size=48), rng.normal(size=3)
 
-    def gradients(opening):
+    def gradients(opening, many):
         def loss(v, count):
             slots, weights, seeds = out = _rounds.play(v, count, count, 3, shtopk.Relative(), reseed)
             slots = jnp.where(slots > -jnp.inf, slots, 0)
             return by_slot @ slots + jnp.asarray(by_seed)[seeds] @ weights, out
 
         monkeypatch.setattr(_rounds, "OPENING", opening)
+        monkeypatch.setattr(_rounds, "MANY", many)
         gradient = jax.jit(jax.grad(loss, has_aux=True))
         return [gradient(np.where(np.arange(48) < count, scores, 0), count) for count in (48, 29, 2)]
 
-    written_out = gradients(20)  # there are four rounds
+    written_out = gradients(20, many=16)  # there are four rounds, and 16 members in each slot
     for opening in (0, 1):
-        chex.assert_trees_all_close(gradients(opening), written_out, rtol=1e-9, atol=1e-12)
+        chex.assert_trees_all_close(gradients(opening, many=15), written_out, rtol=1e-9, atol=1e-12)
     for count, (_, (slots, weights, seeds)) in zip((48, 29, 2), written_out, strict=True):
         boost = reference.relative(6.0, 0.75)
         eye, want = reference.algorithm2(np.eye(48)[:count], scores[:count], 3, boost, reseed)
@@ -125,11 +129,14 @@ def test_pool_spread_and_dots_for_each_platform(k, members, d, platform):
     # The functions that are lowered for CPU, TPU and the rest, all run here, against the dense table.
     rows = 700
     rng = np.random.default_rng(0)
-    indices = jnp.asarray(rng.permutation(rows)[: k * members].reshape(k, members), jnp.int32)
-    weights = jnp.asarray(rng.uniform(size=(k, members))).at[0, 0].set(0.0)
-    payload, slots = jnp.asarray(rng.normal(size=(rows, d))), jnp.asarray(rng.normal(size=(k, d)))
-    table = jnp.zeros((k, rows)).at[jnp.arange(k)[:, None], indices].set(weights)
-    places = jnp.full(rows, k * members).at[indices.ravel()].set(jnp.arange(k * members)).astype(jnp.int32)
+    indices = rng.permutation(rows)[: k * members].reshape(k, members).astype(np.int32)
+    weights = rng.uniform(size=(k, members))
+    weights[0, 0] = 0
+    payload, slots = rng.normal(size=(rows, d)), rng.normal(size=(k, d))
+    table, places = np.zeros((k, rows)), np.full(rows, k * members, np.int32)
+    table[np.arange(k)[:, None], indices] = weights
+    places[indices.ravel()] = np.arange(k * members)
+    indices, places, weights = (jnp.asarray(x) for x in (indices, places, weights))
     cpu, members = platform == "cpu", (indices, places)
     wait = _pooling._materialize if cpu else _pooling._fence
     add_up = _pooling._sum_cpu if cpu else _pooling._sum_terms
@@ -152,19 +159,18 @@ def test_pool_spread_and_dots_for_each_platform(k, members, d, platform):
 
 @pytest.mark.parametrize("members", [5, 64])
 def test_a_weight_of_zero_takes_no_part(members):
-    indices = jnp.arange(6 * members, dtype=jnp.int32).reshape(6, members)
-    weights = jnp.ones(indices.shape).at[:, 1].set(0.0)
-    payload = jnp.ones((6 * members, 2)).at[indices[:, 1]].set(jnp.nan)
-    places = jnp.arange(indices.size, dtype=jnp.int32)
-    pooled = _pooling.pool((indices, places), weights, payload)
+    places = np.arange(6 * members, dtype=np.int32)
+    indices, weights, payload = places.reshape(6, members), np.ones((6, members)), np.ones((6 * members, 2))
+    weights[:, 1], payload[indices[:, 1]] = 0, np.nan
+    pooled = _pooling.pool(*jax.tree.map(jnp.asarray, ((indices, places), weights, payload)))
     np.testing.assert_array_equal(pooled, np.full((6, 2), members - 1.0))
 
 
 @pytest.mark.parametrize("shared", [None, 2, 3])
 def test_batches_too_large_for_one_index_go_row_by_row(shared, monkeypatch):
-    scores = jnp.cos(jnp.arange(3 * 2 * 9.0)).reshape(3, 2, 9)
+    scores = np.cos(np.arange(3 * 2 * 9.0)).reshape(3, 2, 9)
     selection = shtopk.select(scores, 2)
-    payload, slots = jnp.cos(jnp.arange(3 * 2 * 9 * 4.0)).reshape(3, 2, 9, 4), jnp.ones((3, 2, 2, 4))
+    payload, slots = jnp.cos(np.arange(3 * 2 * 9 * 4.0)).reshape(3, 2, 9, 4), jnp.ones((3, 2, 2, 4))
     operands = [selection.indices, selection.places, selection.weights, payload]
     if shared is not None:
         operands[shared] = operands[shared][:1]
@@ -172,8 +178,8 @@ def test_batches_too_large_for_one_index_go_row_by_row(shared, monkeypatch):
     def results():
         indices, places, weights, payload = operands
         members = indices, places
-        mask = shtopk.topk_mask(scores, 2, reseed=True)
-        return mask, _pooling.pool(members, weights, payload), _pooling.dots(members, payload, slots)
+        outs = _pooling.pool(members, weights, payload), _pooling.dots(members, payload, slots)
+        return outs if shared else (*outs, shtopk.topk_mask(scores, 2, reseed=True))
 
     together = results()
     monkeypatch.setattr(_reorder, "_MOST_ENTRIES", 0)

@@ -1,5 +1,8 @@
 """select, Selection and topk_mask."""
 
+from dataclasses import replace
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -66,7 +69,7 @@ def test_every_candidate_is_in_one_slot(n, k, reseed):
     for indices in np.asarray(selection.indices):
         slots = [set(row) for row in indices.tolist()]
         assert sorted(i for slot in slots for i in slot) == list(range(n))
-    np.testing.assert_allclose(selection.weights.sum(-1), 1, rtol=1e-14)
+    np.testing.assert_allclose(np.sum(selection.weights, -1), 1, rtol=1e-14)
 
 
 @pytest.mark.parametrize("reseed", [True, False])
@@ -74,7 +77,7 @@ def test_every_candidate_is_in_one_slot(n, k, reseed):
 def test_mask_matrix_pool_and_unpool_agree(n, k, reseed):
     scores = scores_of(n)
     selection = shtopk.select(scores, k, reseed=reseed)
-    matrix = selection.matrix()
+    matrix = np.asarray(selection.matrix())
     assert matrix.shape == (2, k, n)
     want = [reference.mask(v, k, reference.relative(6.0, 0.75), reseed) for v in np.asarray(scores)]
     np.testing.assert_allclose(selection.mask(), want, rtol=1e-9, atol=1e-12)
@@ -83,35 +86,34 @@ def test_mask_matrix_pool_and_unpool_agree(n, k, reseed):
     embeddings, pooled = rng.normal(size=(2, n, 3)), rng.normal(size=(2, k, 3))
     np.testing.assert_allclose(selection.pool(embeddings), matrix @ embeddings, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(
-        selection.unpool(pooled), jnp.swapaxes(matrix, -1, -2) @ pooled, rtol=1e-9, atol=1e-12
+        selection.unpool(pooled), np.swapaxes(matrix, -1, -2) @ pooled, rtol=1e-9, atol=1e-12
     )
-    np.testing.assert_array_equal(
-        selection.champions, jnp.argmax(matrix, axis=-1).astype(selection.champions.dtype)
-    )
+    np.testing.assert_array_equal(selection.champions, matrix.argmax(-1))
 
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_unpool_sums_over_a_leading_axis(axis):
     rng = np.random.default_rng(0)
-    scores, pooled = jnp.asarray(rng.normal(size=(3, 2, 13))), jnp.asarray(rng.normal(size=(3, 2, 4, 2, 3)))
+    selection, pooled = shtopk.select(rng.normal(size=(3, 2, 13)), 4), rng.normal(size=(3, 2, 4, 2, 3))
 
-    def summed(scores, pooled):
-        return shtopk.select(scores, 4).unpool({"a": pooled}, sum_axis=axis)["a"]
+    def summed(weights, pooled):
+        return replace(selection, weights=weights).unpool({"a": pooled}, sum_axis=axis)["a"]
 
-    def plain(scores, pooled):
-        return shtopk.select(scores, 4).unpool(pooled).sum(axis)
+    def plain(weights, pooled):
+        return replace(selection, weights=weights).unpool(pooled).sum(axis)
 
-    def both_orders(function):
-        def loss(*arguments):
-            return jnp.sum(jnp.sin(function(*arguments)))
+    @partial(jax.jit, static_argnums=0)
+    def gradients_and_values(function, weights, pooled):
+        gradient = jax.grad(lambda *both: jnp.sum(jnp.sin(function(*both))), (0, 1))
+        second = jax.jvp(gradient, (weights, pooled), (pooled[..., 0, :1] * weights, 2 * pooled))
+        by_row = jax.vmap(gradient, in_axes=(None, 0))(weights, jnp.stack([pooled, -pooled]))
+        return (second, by_row), (function(weights, pooled), function(weights, pooled[:, :1]))
 
-        gradient = jax.grad(loss, (0, 1))
-        second = jax.jvp(gradient, (scores, pooled), (pooled[..., 0, 0, :1] * scores, 2 * pooled))
-        by_row = jax.vmap(gradient, in_axes=(None, 0))(scores, jnp.stack([pooled, -pooled]))
-        return function(scores, pooled), second, by_row
-
-    chex.assert_trees_all_close(both_orders(summed), both_orders(plain), rtol=1e-9, atol=1e-12)
-    chex.assert_trees_all_close(summed(scores, pooled[:, :1]), plain(scores, pooled[:, :1]), rtol=1e-9)
+    (gradients, values), (want_gradients, want_values) = (
+        gradients_and_values(function, selection.weights, pooled) for function in (summed, plain)
+    )
+    chex.assert_trees_all_close(gradients, want_gradients, rtol=1e-9, atol=1e-12)
+    chex.assert_trees_all_close(values, want_values, rtol=1e-9)
 
 
 def test_rows_in_half_precision_are_summed_in_float32():
@@ -119,13 +121,13 @@ def test_rows_in_half_precision_are_summed_in_float32():
     selection = shtopk.select(jnp.zeros((512, 1), jnp.float32), 1)
     ones = jnp.ones((512, 1, 1), jnp.bfloat16)
     assert selection.unpool(ones, sum_axis=0).tolist() == [[512]]
-    gradient = jax.grad(lambda row: jnp.sum(selection.pool(row).astype(jnp.float32)))(ones[:1])
+    gradient = jax.jit(jax.grad(lambda row: jnp.sum(selection.pool(row).astype(jnp.float32))))(ones[:1])
     assert gradient.tolist() == [[[512]]]
 
 
 def test_pool_is_what_topk_returns():
-    scores = scores_of(50)
-    embeddings = jnp.asarray(np.random.default_rng(2).normal(size=(2, 50, 4)))
+    scores = scores_of(20)
+    embeddings = np.random.default_rng(2).normal(size=(2, 20, 4))
     selection = shtopk.select(scores, 6)
     out = shtopk.topk(embeddings, scores, 6)
     np.testing.assert_allclose(selection.pool(embeddings), out.embeddings, rtol=1e-12)
@@ -142,11 +144,11 @@ def test_a_selection_of_numpy_arrays_is_one():
 
 
 def test_selection_is_a_pytree_and_maps_over_batches():
-    scores = scores_of(20)
+    scores = scores_of(11)
     selection = jax.jit(jax.vmap(lambda v: shtopk.select(v, 3)))(scores)
     leaves, treedef = jax.tree.flatten(selection)
     again = jax.tree.unflatten(treedef, leaves)
-    assert again.n == 20
+    assert again.n == 11
     np.testing.assert_array_equal(again.mask(), shtopk.select(scores, 3).mask())
 
 
@@ -160,7 +162,7 @@ def test_candidates_left_out_have_mask_exactly_zero():
 
 @pytest.mark.parametrize("reseed", [True, False])
 @pytest.mark.parametrize(
-    ("n", "ks"), [(1, [1]), (2, [1, 2]), (7, [1, 2, 3, 4, 5, 6, 7]), (24, [1, 3, 8, 17])]
+    ("n", "ks"), [(1, [1]), (2, [1, 2]), (7, [1, 2, 3, 4, 5, 6, 7]), (12, [1, 3, 5, 11])]
 )
 def test_the_mask_of_a_traced_k_is_the_references(n, ks, reseed):
     scores, where = np.asarray(scores_of(n, rows=1)[0]), np.arange(n) % 5 != 3
@@ -179,11 +181,12 @@ def test_the_mask_of_a_traced_k_is_the_references(n, ks, reseed):
 
 def test_a_different_k_for_each_row_under_vmap():
     scores = scores_of(10, rows=4)
-    ks = jnp.array([1, 3, 9, 10])
+    ks = np.array([1, 3, 9, 10])
     masks = jax.vmap(shtopk.topk_mask)(scores, ks)
-    np.testing.assert_allclose(masks.sum(-1), ks.astype(masks.dtype))
-    for mask, v, k in zip(masks, scores, ks.tolist(), strict=True):
-        np.testing.assert_allclose(mask, shtopk.topk_mask(v, k), rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(np.sum(masks, -1), ks)
+    for mask, v, k in zip(masks, np.asarray(scores), ks, strict=True):
+        want = reference.mask(v, k, reference.relative(6.0, 0.75), reseed=False)
+        np.testing.assert_allclose(mask, want, rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("k", [0, -1, 6, 2**32 + 2])

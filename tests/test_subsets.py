@@ -72,7 +72,7 @@ def test_the_order_of_the_indices_does_not_matter():
 
 @pytest.mark.parametrize(("n", "dtype"), [(128, jnp.int8), (300, jnp.uint8), (300, jnp.uint32)])
 def test_indices_may_be_integers_too_narrow_for_n(n, dtype):
-    selection = shtopk.select(jnp.arange(float(n)), 2, boost=shtopk.Scaled(0.0))
+    selection = shtopk.select(jnp.arange(float(n)), n // 2, boost=shtopk.Scaled(0.0))
     indices = jnp.min(selection.indices, axis=-1)  # one of each slot
     want = selection.log_prob(indices)
     assert want > -jnp.inf
@@ -149,8 +149,10 @@ def test_half_precision_weights_have_the_gradient_of_float32(of):
     selection = shtopk.select(V.astype(jnp.float32), K, boost=shtopk.Scaled(1.0))
     weights, arguments = selection.weights.astype(jnp.float16), [selection.champions] * (of == "log_prob")
 
+    @jax.jit
+    @jax.grad
     def gradient(weights):
-        return jax.grad(lambda w: getattr(replace(selection, weights=w), of)(*arguments).sum())(weights)
+        return getattr(replace(selection, weights=weights), of)(*arguments).sum()
 
     got, want = gradient(weights), gradient(weights.astype(jnp.float32))
     assert np.abs(want).max() > 0.5
@@ -199,7 +201,7 @@ def test_the_mean_of_drawn_slots_is_the_mixture():
 def test_gradients_of_drawn_slots():
     """Weights: as the mixture. Payload: where the values came from."""
     key, boost, t = jax.random.key(0), shtopk.Scaled(1.0), 0.6
-    cotangent = jnp.cos(jnp.arange(2.0 * K * 4)).reshape(2, K, 4)
+    cotangent = np.cos(np.arange(2.0 * K * 4)).reshape(2, K, 4)
 
     def loss(e, v, **options):
         out = shtopk.topk(e, v, K, boost=boost, **options)
@@ -209,7 +211,8 @@ def test_gradients_of_drawn_slots():
     (d_payload, d_scores), drawn = gradient(E, V, draw=t, key=key)
     (mixed, want), _ = gradient(E, V)
     np.testing.assert_allclose(d_scores, want, rtol=1e-9, atol=1e-12)
-    row = jax.grad(lambda e: jnp.sum(cotangent * jnp.take_along_axis(e, drawn[..., None], 1)))(E)
+    row = np.zeros(E.shape)
+    np.put_along_axis(row, np.asarray(drawn)[..., None], cotangent, 1)
     np.testing.assert_allclose(d_payload, (1 - t) * mixed + t * row, rtol=1e-9, atol=1e-12)
 
 
@@ -217,7 +220,7 @@ def test_the_fraction_drawn_has_gradient_0():
     def loss(t):
         return shtopk.topk(E, V, K, draw=t, key=jax.random.key(0)).embeddings.sum()
 
-    assert jax.grad(loss)(0.5) == 0
+    assert jax.jit(jax.grad(loss))(0.5) == 0
 
 
 @pytest.mark.parametrize("boost", [shtopk.Relative(), shtopk.Scaled(1.0)])
@@ -309,9 +312,10 @@ def test_hard_topk_gathers_payloads_of_any_dtype():
     "choose", [shtopk.topk, shtopk.hard_topk, shtopk.iterative_topk], ids=lambda f: f.__name__
 )
 def test_a_leading_axis_of_size_1_is_shared(choose):
-    scores = jnp.stack([V, jnp.flip(V, -1), jnp.sin(3 * V)])  # (3, 2, N)
+    rng = np.random.default_rng(2)
+    scores = rng.normal(size=(3, 2, 4))
     for shape, features in (((1, 1), (4,)), ((1, 2), ()), ((3, 1), (2, 3))):
-        payload = jnp.asarray(np.random.default_rng(2).normal(size=(*shape, N, *features)))
+        payload = rng.normal(size=(*shape, 4, *features))
 
         def loss(payload, scores):
             out = choose(payload, scores, K)
@@ -320,19 +324,22 @@ def test_a_leading_axis_of_size_1_is_shared(choose):
         def copied(payload, scores):
             return loss(jnp.broadcast_to(payload, (3, 2, *payload.shape[2:])), scores)
 
-        got, want = (jax.jit(jax.grad(f, (0, 1), has_aux=True))(payload, scores) for f in (loss, copied))
+        gradients = [jax.grad(f, (0, 1), has_aux=True) for f in (loss, copied)]
+        got, want = jax.jit(lambda *both, gradients=gradients: [g(*both) for g in gradients])(payload, scores)
         chex.assert_trees_all_close(got, want, rtol=1e-9, atol=1e-12)
 
 
 def test_experts_share_their_tokens():
-    tokens, scores = E[0], jnp.stack([V[0], V[1], -V[0]])  # three experts
+    tokens, scores = np.asarray(E[0]), np.stack([V[0], V[1], -V[0]])  # three experts
     selection = shtopk.select(scores, 2)
-    np.testing.assert_allclose(selection.pool(tokens[None]), selection.matrix() @ tokens, rtol=1e-12)
+    np.testing.assert_allclose(
+        selection.pool(tokens[None]), np.asarray(selection.matrix()) @ tokens, rtol=1e-12
+    )
 
 
 def test_a_batch_of_no_rows_adds_up_to_zeros():
     scores, shared = jnp.zeros((0, 8)), jnp.ones((1, 8, 2))
     rows = shtopk.select(scores, 2).unpool(jnp.ones((0, 2, 2)), sum_axis=0)
     np.testing.assert_array_equal(rows, np.zeros((8, 2)))
-    gradient = jax.grad(lambda e: shtopk.topk(e, scores, 2).embeddings.sum())(shared)
+    gradient = jax.jit(jax.grad(lambda e: shtopk.topk(e, scores, 2).embeddings.sum()))(shared)
     np.testing.assert_array_equal(gradient, np.zeros((1, 8, 2)))

@@ -1,5 +1,6 @@
 """What an editor is told of a call: `assert_type` is read by pyright, and does nothing when it runs."""
 
+import functools
 import inspect
 from typing import assert_type
 
@@ -11,6 +12,12 @@ import shtopk
 E, V = jnp.ones((8, 4)), jnp.arange(8.0)
 
 
+def traced(test):
+    """Nothing is compiled: types are all there is to see."""
+    return functools.wraps(test)(lambda: jax.eval_shape(test))
+
+
+@traced
 def test_what_goes_in_comes_out():
     for call in (shtopk.topk, shtopk.hard_topk, shtopk.iterative_topk):
         assert isinstance(call(E, V, 2), shtopk.TopK)
@@ -20,6 +27,7 @@ def test_what_goes_in_comes_out():
     assert_type(shtopk.iterative_topk((E, E), V, 2).embeddings, tuple[jax.Array, jax.Array])
 
 
+@traced
 def test_a_selections_arrays_are_arrays():
     selection = shtopk.select(V, 2)
     assert_type(selection, shtopk.Selection)
@@ -29,6 +37,7 @@ def test_a_selections_arrays_are_arrays():
     assert_type(shtopk.topk_mask(V, 2), jax.Array)
 
 
+@traced
 def test_a_boost_is_a_callable_of_three_arrays():
     def even(high: jax.Array, low: jax.Array, where: jax.Array) -> jax.Array:
         return jnp.full(high.shape, 0.5)

@@ -34,6 +34,7 @@ import shtopk
 SIDE, PIXELS = 16, 8  # a canvas is 16 x 16 patches of 8 x 8 pixels
 N, K = SIDE * SIDE, 8  # candidates and slots; there are as many digits on a canvas as slots
 BATCH, HELD_OUT = 32, 512  # canvases in a training step, and to evaluate on
+STEPS, SEED = 1500, 0  # training steps of each method; of the parameters and the training canvases
 
 
 # Data
@@ -136,7 +137,7 @@ def start(model, key):
     return model.init(key, jnp.zeros((1, N, PIXELS**2)), partial(hard, progress=0, key=key))
 
 
-def train(name, select, split, steps, seed, heads=1):
+def train(name, select, split, steps, heads=1):
     """A model and its parameters, trained with one way to select."""
     model = Finder(heads)
     optimiser = optax.adam(optax.warmup_cosine_decay_schedule(0, 3e-3, min(100, steps // 2), steps))
@@ -151,12 +152,12 @@ def train(name, select, split, steps, seed, heads=1):
 
     @jax.jit
     def update(params, state, step):
-        key = jax.random.fold_in(jax.random.key(seed), step)
+        key = jax.random.fold_in(jax.random.key(SEED), step)
         value, gradient = jax.value_and_grad(loss)(params, step, key)
         updates, state = optimiser.update(gradient, state)
         return optax.apply_updates(params, updates), state, value
 
-    params = start(model, jax.random.key(seed))
+    params = start(model, jax.random.key(SEED))
     state = optimiser.init(params)
     for step in (progress := tqdm(range(steps), desc=f"{name:9}")):
         params, state, value = update(params, state, step)
@@ -222,13 +223,11 @@ def draw_row(canvas, mask, close_up, patches, is_digit, chosen, weights):
 
 def main():
     parser = argparse.ArgumentParser(description="Learn where the digits are from the answer alone.")
-    parser.add_argument("--steps", type=int, default=1500, help="training steps of each method")
-    parser.add_argument("--seed", type=int, default=0, help="of the parameters and the training canvases")
     parser.add_argument("--out", default="find_the_digits.png", help="where the picture goes")
     parser.add_argument("--quick", action="store_true", help="train for 5 steps only, to see that it runs")
     args = parser.parse_args()
     train_split, test_split = load_splits()
-    learn = partial(train, split=train_split, steps=5 if args.quick else args.steps, seed=args.seed)
+    learn = partial(train, split=train_split, steps=5 if args.quick else STEPS)
     data_key, select_key = jax.random.split(jax.random.key(0))
     judge = partial(evaluate, canvases=draw_canvases(test_split, data_key, HELD_OUT), key=select_key)
     ours = learn("shtopk", soft)

@@ -14,7 +14,6 @@ of 1. A table and a picture, in two minutes on two cores:
 
 import argparse
 import json
-import os
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +30,7 @@ import shtopk
 N, MOST, WIDTH = 16, 8, 8  # features of a row, how many of them a label needs at most, numbers in a feature
 PRICE = 0.2  # of a feature, in units of the squared error
 BATCH, HELD_OUT, SHOWN = 32, 2048, 256  # rows in a step, to evaluate on, and in the picture
+STEPS, SEEDS = 1000, 5  # training steps of a model, and models trained for each way
 FIXED = (2, 4, 6, 8)  # one k for all rows, to compare with
 
 
@@ -181,24 +181,13 @@ def draw_picture(ways, learned, path):
 
 def main():
     parser = argparse.ArgumentParser(description="Learn how many features each label needs.")
-    parser.add_argument("--steps", type=int, default=1000, help="training steps of each model")
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default="how_many.png", help="picture; a .json beside it")
     parser.add_argument("--quick", action="store_true", help="one fixed k, 4 steps, to see that it runs")
     args = parser.parse_args()
-    steps, seeds, fixed = (4, 2, (4,)) if args.quick else (args.steps, args.seeds, FIXED)
+    steps, seeds, fixed = (4, 2, (4,)) if args.quick else (STEPS, SEEDS, FIXED)
     print(f"{'':12}{'features':>12}{'error':>12}{'with price':>12}")
     ways, learned = compare(steps, seeds, fixed)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    settings = {
-        "steps": steps,
-        "seeds": seeds,
-        "rows": BATCH,
-        "n": N,
-        "most": MOST,
-        "price": PRICE,
-        "cores": cores,
-    }
+    settings = {"steps": steps, "seeds": seeds, "rows": BATCH, "price": PRICE}
     settings |= {"jax": jax.__version__, "backend": jax.default_backend()}
     results = {"settings": settings, "learned": learned, "ways": ways}
     args.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")

@@ -36,6 +36,7 @@ FACTS, WANTED = 64, 4  # in a document, and how many of them may be asked for
 ASKED, OTHERS, COLOURS = 8, 24, 4  # names that may be asked for, names that never are, colours
 DEPTH, WIDTH, HEADS, KEEP = 2, 64, 4, 4  # layers; before each of them one fact in 4 is kept
 BATCH, HELD_OUT = 64, 512  # documents in a training step, and to evaluate on
+STEPS, SEED = 600, 0  # training steps of each encoder; of the parameters and the documents
 
 
 # Data
@@ -69,13 +70,15 @@ class Encoder(nn.Module):
     `pool` takes embeddings `(batch, n, 64)`, scores `(batch, n)` and k, and returns `(batch, k or n, 64)`.
     """
 
+    depth: int = DEPTH
+
     @nn.compact
     def __call__(self, documents, pool):
         normal = nn.initializers.normal(1.0)
         name = nn.Embed(ASKED + OTHERS, WIDTH, embedding_init=normal)
         colour = nn.Embed(COLOURS, WIDTH, embedding_init=normal)
         x = name(documents.names) + colour(documents.colours)
-        for _ in range(DEPTH):
+        for _ in range(self.depth):
             scores = nn.Dense(1, use_bias=False)(nn.LayerNorm()(x))[..., 0]
             # A soft slot is a mean of several facts, and small: the norm brings the differences out.
             x = nn.LayerNorm()(pool(x, scores, x.shape[1] // KEEP))
@@ -106,9 +109,8 @@ def unpooled(x, scores, k, **_):
 
 
 # Training and evaluation
-def train(name, pool, pool_to_evaluate, params, held_out, steps, seed):
+def train(name, pool, pool_to_evaluate, model, params, held_out, steps):
     """Train an encoder, from `params` on. Returns its row of the table, and its parameters."""
-    model = Encoder()
     optimiser = optax.adam(optax.warmup_cosine_decay_schedule(0, 3e-3, min(50, steps // 2), steps))
 
     def loss(params, step, key):
@@ -119,7 +121,7 @@ def train(name, pool, pool_to_evaluate, params, held_out, steps, seed):
 
     @jax.jit
     def update(params, state, step):
-        key = jax.random.fold_in(jax.random.key(seed), step)
+        key = jax.random.fold_in(jax.random.key(SEED), step)
         value, gradient = jax.value_and_grad(loss)(params, step, key)
         updates, state = optimiser.update(gradient, state)
         return optax.apply_updates(params, updates), state, value
@@ -145,8 +147,8 @@ def train(name, pool, pool_to_evaluate, params, held_out, steps, seed):
     return {"accuracy": curve[-1][1], "step_seconds": fastest, "memory": memory, "curve": curve}, params
 
 
-@jax.jit
-def wanted_kept(params, documents):
+@partial(jax.jit, static_argnames="model")
+def wanted_kept(model, params, documents):
     """Of the facts that may be asked for, the share that is left after each `topk`."""
     wanted = (documents.names < ASKED).astype(float)
     shares = []
@@ -157,7 +159,7 @@ def wanted_kept(params, documents):
         shares.append(wanted.sum() / (HELD_OUT * WANTED))
         return x
 
-    Encoder().apply(params, documents, pool)
+    model.apply(params, documents, pool)
     return shares
 
 
@@ -184,17 +186,15 @@ def draw_picture(rows, path):
 
 def main():
     parser = argparse.ArgumentParser(description="What pooling costs a Transformer, and what it saves.")
-    parser.add_argument("--steps", type=int, default=600, help="training steps of each encoder")
-    parser.add_argument("--seed", type=int, default=0, help="of the parameters and the documents")
     parser.add_argument(
         "--out", type=Path, default="pooled_transformer.png", help="picture; a .json beside it"
     )
-    parser.add_argument("--quick", action="store_true", help="train for 4 steps only, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="one layer, 4 steps, to see that it runs")
     args = parser.parse_args()
-    steps = 4 if args.quick else args.steps
-    held_out = documents, _ = draw(jax.random.key(args.seed + 1), HELD_OUT)
-    start = jax.jit(lambda key: Encoder().init(key, documents, hard))(jax.random.key(args.seed))
-    learn = partial(train, params=start, held_out=held_out, steps=steps, seed=args.seed)
+    steps, model = (4, Encoder(depth=1)) if args.quick else (STEPS, Encoder())
+    held_out = documents, _ = draw(jax.random.key(SEED + 1), HELD_OUT)
+    start = jax.jit(lambda key: model.init(key, documents, hard))(jax.random.key(SEED))
+    learn = partial(train, model=model, params=start, held_out=held_out, steps=steps)
     rows = {}
     rows["shtopk"], params = learn("shtopk", soft, hard)
     rows["mean"], _ = learn("mean", mean, mean)
@@ -204,10 +204,9 @@ def main():
         print(
             f"{name:12}{row['accuracy']:>12.1%}{1e3 * row['step_seconds']:>12.1f}{row['memory'] / 2**20:>12.1f}"
         )
-    kept = [float(share) for share in wanted_kept(params, documents)]
+    kept = [float(share) for share in wanted_kept(model, params, documents)]
     print("facts that may be asked for, kept by each topk: " + ", ".join(f"{share:.1%}" for share in kept))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    settings = {"steps": steps, "documents": BATCH, "seed": args.seed, "cores": cores}
+    settings = {"steps": steps, "documents": BATCH, "seed": SEED, "cores": os.cpu_count()}
     settings |= {"jax": jax.__version__, "backend": jax.default_backend()}
     results = {"settings": settings, "wanted_kept": kept, "encoders": rows}
     args.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")

@@ -42,6 +42,7 @@ TOKENS, MARGIN = (SIDE // STRIDE) ** 2, (PATCH - STRIDE) // 2  # 64 patches; bla
 PIECES, PIECE = 8, 4  # of clutter on a canvas, and the pixels along one
 WIDTH, HEADS, DEPTH = 32, 4, 2  # DEPTH: the layers above the choice
 BATCH, RATE, INFERENCE = 32, 6e-3, 256  # INFERENCE: canvases classified at once
+STEPS, SEEDS = 600, 5  # training steps of a model, and models trained for each way and k
 FIRST_SEED = 10  # the ways were settled on seeds 0, 1, 2 and 100
 
 
@@ -101,13 +102,15 @@ class Classifier(nn.Module):
     of a weight for each, of mean 1.
     """
 
+    depth: int = DEPTH
+
     @nn.compact
     def __call__(self, patches, prune):
         x = nn.Dense(WIDTH)(nn.gelu(nn.Dense(2 * WIDTH)(patches)))
         x += self.param("positions", nn.initializers.normal(0.3), (TOKENS, WIDTH))
         scores = nn.Dense(1)(nn.LayerNorm()(x))[..., 0]
         x, log_weights = prune(x, scores)
-        for _ in range(DEPTH):
+        for _ in range(self.depth):
             x = Layer()(x, log_weights)
         return nn.Dense(10)((jnp.exp(log_weights)[..., None] * nn.LayerNorm()(x)).mean(axis=1))
 
@@ -156,11 +159,11 @@ class Case(NamedTuple):
     multiply_adds: int  # to classify one canvas
 
 
-def compile_case(way, k, optimiser, params, canvases):
+def compile_case(model, way, k, optimiser, params, canvases):
     learn, evaluate = WAYS[way]
 
     def loss(params, patches, labels, progress, key):
-        logits = Classifier().apply(params, patches, partial(learn, k=k, progress=progress, key=key))
+        logits = model.apply(params, patches, partial(learn, k=k, progress=progress, key=key))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     @jax.jit
@@ -170,7 +173,7 @@ def compile_case(way, k, optimiser, params, canvases):
 
     @jax.jit
     def classify(params, patches, key):
-        logits = Classifier().apply(params, patches, partial(evaluate, k=k, key=key))
+        logits = model.apply(params, patches, partial(evaluate, k=k, key=key))
         return logits.argmax(axis=-1)
 
     state = params, optimiser.init(params)
@@ -217,17 +220,17 @@ def times(cases, params, optimiser, canvases, repeats):
     return np.median(seconds / seconds[:, :1], axis=0)
 
 
-def measure(cases_to_measure, steps, seeds, train_canvases, held_out, repeats):
+def measure(model, cases_to_measure, steps, seeds, train_canvases, held_out, repeats):
     """Rows of the results; and for each way and k the parameters of the first seed."""
     schedule = optax.warmup_cosine_decay_schedule(0, RATE, min(50, steps // 2), steps)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-    start = jax.jit(lambda key: Classifier().init(key, held_out.patches[:1], unpruned))
+    start = jax.jit(lambda key: model.init(key, held_out.patches[:1], unpruned))
     starts = {seed: start(jax.random.key(seed)) for seed in seeds}  # the same for every way
     first = starts[seeds[0]]
     cases, rows, trained = [], [], {}
     for way, k in (progress := tqdm(cases_to_measure)):
         progress.set_description(f"{way}, k = {k}")
-        case = compile_case(way, k, optimiser, first, held_out)
+        case = compile_case(model, way, k, optimiser, first, held_out)
         models = {seed: train(case, p, optimiser, train_canvases, steps, seed) for seed, p in starts.items()}
         right = [round(accuracy(case, p, held_out, seed), 4) for seed, p in models.items()]
         rows.append({"way": way, "k": k, "accuracy": right, "multiply_adds": case.multiply_adds})
@@ -239,8 +242,8 @@ def measure(cases_to_measure, steps, seeds, train_canvases, held_out, repeats):
     return rows, trained
 
 
-@partial(jax.jit, static_argnames=("way", "k"))
-def kept(params, way, k, patches):
+@partial(jax.jit, static_argnames=("model", "way", "k"))
+def kept(model, params, way, k, patches):
     """The tokens that a trained model keeps `(canvases, k)`."""
     found = []
 
@@ -248,7 +251,7 @@ def kept(params, way, k, patches):
         found.append(shtopk.hard_topk(x, scores, k).indices)
         return WAYS[way][1](x, scores, k=k)
 
-    Classifier().apply(params, patches, prune)
+    model.apply(params, patches, prune)
     return found[0]
 
 
@@ -256,14 +259,14 @@ def kept(params, way, k, patches):
 COLOURS = {"shtopk": "#0072b2", "gated top k": "#d55e00", "random": "0.5"}
 
 
-def draw_picture(rows, trained, k, canvases, path, count=4):
+def draw_picture(rows, model, trained, k, canvases, path, count=4):
     figure = plt.figure(figsize=(12, 4.5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(5, 6))
     draw_curves(rows, left.subplots())
     ways = [way for way in COLOURS if way != "random"]
     axes = right.subplots(len(ways), count)
     for way, line in zip(ways, axes, strict=True):
-        chosen = np.asarray(kept(trained[way, k], way, k, canvases.patches[:count]))
+        chosen = np.asarray(kept(model, trained[way, k], way, k, canvases.patches[:count]))
         for ax, patches, tokens in zip(line, canvases.patches, chosen, strict=False):
             draw_canvas(ax, patches, tokens, COLOURS[way])
         line[0].set_ylabel(way)
@@ -308,33 +311,30 @@ def standard_error(row):
 
 def main():
     parser = argparse.ArgumentParser(description="Keep k of 64 tokens: accuracy against compute.")
-    parser.add_argument("--steps", type=int, default=600, help="training steps of each model")
-    parser.add_argument("--seeds", type=int, default=5, help="models trained for each way and k")
     parser.add_argument(
         "--out", type=Path, default=Path("prune_the_tokens.png"), help="picture; a .json beside it"
     )
-    parser.add_argument("--quick", action="store_true", help="one k, 2 seeds, 4 steps, to see that it runs")
-    args = parser.parse_args()
-    steps, seeds, ks, repeats = (
-        (4, 2, (8,), 2) if args.quick else (args.steps, args.seeds, (4, 8, 16, 32), 30)
+    parser.add_argument(
+        "--quick", action="store_true", help="one layer, one k, 2 seeds, 4 steps: to see that it runs"
     )
+    args = parser.parse_args()
+    steps, seeds, ks, repeats = (4, 2, (8,), 2) if args.quick else (STEPS, SEEDS, (4, 8, 16, 32), 30)
+    model = Classifier(depth=1 if args.quick else DEPTH)
     canvases = load(512 if args.quick else 12_800, INFERENCE if args.quick else 8 * INFERENCE)
     cases = [("no pruning", TOKENS)] + [(way, k) for way in COLOURS for k in ks]
-    rows, trained = measure(cases, steps, range(FIRST_SEED, FIRST_SEED + seeds), *canvases, repeats)
+    rows, trained = measure(model, cases, steps, range(FIRST_SEED, FIRST_SEED + seeds), *canvases, repeats)
     print(f"{'':16}{'k':>4}{'accuracy':>18}{'multiply-adds':>16}{'step':>8}{'inference':>12}")
     for row in rows:
         right = f"{np.mean(row['accuracy']):.3f} ± {standard_error(row):.3f}"
         compute = f"{row['multiply_adds']:16,}{row['step']:8.2f}{row['inference']:12.2f}"
         print(f"{row['way']:16}{row['k']:4}{right:>18}{compute}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     settings = {"steps": steps, "seeds": seeds, "batch": BATCH, "inference_batch": INFERENCE}
     settings |= {"canvases": len(canvases[0].labels), "held_out": len(canvases[1].labels)}
-    settings |= {"repeats": repeats, "cores": cores, "python": platform.python_version()}
+    settings |= {"repeats": repeats, "cores": os.cpu_count(), "python": platform.python_version()}
     settings |= {"jax": jax.__version__, "sklearn": sklearn.__version__, "backend": jax.default_backend()}
-    lines = ",\n".join("  " + json.dumps(row) for row in rows)
-    text = f'{{\n "settings": {json.dumps(settings)},\n "rows": [\n{lines}\n ]\n}}\n'
-    args.out.with_suffix(".json").write_text(text)
-    draw_picture(rows, trained, 8, canvases[1], args.out)
+    results = {"settings": settings, "rows": rows}
+    args.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    draw_picture(rows, model, trained, 8, canvases[1], args.out)
 
 
 if __name__ == "__main__":

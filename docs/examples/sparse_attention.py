@@ -14,7 +14,6 @@ is the source of Python's standard library, which every machine has. Three minut
 
 import argparse
 import json
-import os
 import platform
 import sysconfig
 from functools import partial
@@ -37,6 +36,7 @@ CHARACTERS = 20_000  # of each module, from its first
 LENGTH, VOCABULARY = 64, 128  # of a piece of text; of ASCII
 DEPTH, WIDTH, HEADS, INDEX = 2, 64, 2, 8  # INDEX: the width of an indexer's queries and keys
 BATCH, RATE = 8, 3e-3
+STEPS, SEEDS = 600, 2  # training steps of a model, and models trained for each way and k
 
 
 # Data
@@ -219,14 +219,12 @@ def draw_picture(rows, shares, k, path):
 
 def main():
     parser = argparse.ArgumentParser(description="A language model whose queries choose the keys they read.")
-    parser.add_argument("--steps", type=int, default=600, help="training steps of each model")
-    parser.add_argument("--seeds", type=int, default=2, help="models trained for each way and k")
     parser.add_argument(
         "--out", type=Path, default=Path("sparse_attention.png"), help="picture; a .json beside it"
     )
     parser.add_argument("--quick", action="store_true", help="one layer, one k, 4 steps, to see that it runs")
     args = parser.parse_args()
-    steps, count, ks = (4, 1, (8,)) if args.quick else (args.steps, args.seeds, (4, 8, 16))
+    steps, count, ks = (4, 1, (8,)) if args.quick else (STEPS, SEEDS, (4, 8, 16))
     model, seeds = Transformer(depth=1 if args.quick else DEPTH), jnp.arange(count)
     text, held_out = pieces(TRAIN), pieces(HELD_OUT)[: 32 if args.quick else None]
     causal = jnp.tri(LENGTH, dtype=bool)
@@ -243,22 +241,11 @@ def main():
     print(f"{'':16}{'k':>6}{'perplexity':>14}")
     for row in rows:
         print(f"{row['way']:16}{row['k']:6}{np.mean(row['perplexity']):14.3f}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    settings = {
-        "steps": steps,
-        "seeds": count,
-        "batch": BATCH,
-        "characters": text[:, 1:].size,
-        "cores": cores,
-    }
-    settings |= {
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "backend": jax.default_backend(),
-    }
-    lines = ",\n".join("  " + json.dumps(row) for row in rows)
-    results = f'{{\n "settings": {json.dumps(settings)},\n "distances": {np.round(shares, 4).tolist()},\n'
-    args.out.with_suffix(".json").write_text(results + f' "rows": [\n{lines}\n ]\n}}\n')
+    settings = {"steps": steps, "seeds": count, "batch": BATCH, "characters": text[:, 1:].size}
+    settings |= {"python": platform.python_version(), "jax": jax.__version__}
+    settings |= {"backend": jax.default_backend()}
+    results = {"settings": settings, "distances": np.round(shares, 4).tolist(), "rows": rows}
+    args.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
     draw_picture(rows, shares, 8, args.out)
 
 

@@ -21,7 +21,6 @@ scores. A table and a picture, in two minutes on two cores:
 
 import argparse
 import json
-import os
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +36,7 @@ import shtopk
 
 N, K, FEATURES = 32, 5, 6  # advisers, how many are picked, what is known of each
 BATCH, DRAWS, HELD_OUT = 32, 4, 2048  # episodes in a step, subsets tried in each, episodes to evaluate on
+STEPS, SEEDS = 600, 5  # training steps, a multiple of CURVE, and models trained for each way
 RATES = (1e-3, 3e-3)
 CURVE = 20  # how many times a training is evaluated
 
@@ -84,21 +84,20 @@ def by_gumbel(scores, progress, key):
     return subsets, (chosen - left).sum(axis=-1), jnp.zeros(len(scores))
 
 
-# Losses, from scores (batch, 32), the probabilities right, progress and a key.
-def policy_gradient(policy, bonus=0.0):
-    def loss(scores, right, progress, key):
+# Losses, from scores (batch, 32), the probabilities right, the bonus for entropy, progress and a key.
+def policy_gradient(policy):
+    def loss(scores, right, bonus, progress, key):
         draw_key, vote_key = jax.random.split(key)
         subsets, log_prob, entropy = policy(scores, progress, draw_key)
         reward = rewards(vote_key, right, subsets)
-        others = (reward.sum(axis=0) - reward) / (
-            DRAWS - 1
-        )  # what the episode's other subsets won: the baseline
+        # The baseline is what the episode's other subsets won.
+        others = (reward.sum(axis=0) - reward) / (DRAWS - 1)
         return -jnp.mean((reward - others) * log_prob) - bonus * jnp.mean(entropy)
 
     return loss
 
 
-def soft(scores, right, progress, key):
+def soft(scores, right, bonus, progress, key):
     noise_key, vote_key = jax.random.split(key)
     scores, boost = shtopk.anneal(scores, progress, noise_key)
     votes = 2.0 * jax.random.bernoulli(vote_key, right, (DRAWS, *right.shape)) - 1
@@ -106,12 +105,13 @@ def soft(scores, right, progress, key):
     return jnp.mean(jax.nn.softplus(-margin))
 
 
-WAYS = {
-    "log_prob": policy_gradient(by_selection),
-    "log_prob, entropy": policy_gradient(by_selection, bonus=0.01),
-    "log_prob, annealed": policy_gradient(by_annealed_selection),
-    "Gumbel top k": policy_gradient(by_gumbel),
-    "soft recipe": soft,
+selected = policy_gradient(by_selection)
+WAYS = {  # the loss, and the bonus for entropy
+    "log_prob": (selected, 0.0),
+    "log_prob, entropy": (selected, 0.01),
+    "log_prob, annealed": (policy_gradient(by_annealed_selection), 0.0),
+    "Gumbel top k": (policy_gradient(by_gumbel), 0.0),
+    "soft recipe": (soft, 0.0),
 }
 
 
@@ -131,15 +131,20 @@ def majority_right(right):
     return count[..., K // 2 + 1 :].sum(axis=-1)
 
 
-def train(loss, steps, held_out, rate, seed):
-    """The expected reward on held-out episodes, with the five best scores, `CURVE + 1` times over the training."""
+@partial(jax.jit, static_argnames=("loss", "steps"))
+def train(loss, steps, held_out, bonus, rate, seeds):
+    """The expected reward on held-out episodes, with the five best scores, `CURVE + 1` times over each training."""
+    return jax.vmap(partial(train_one, loss, steps, held_out, bonus, rate))(seeds)
+
+
+def train_one(loss, steps, held_out, bonus, rate, seed):
     model, key = Scorer(), jax.random.key(seed)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
     def objective(params, step):
         data_key, loss_key = jax.random.split(jax.random.fold_in(key, step))
         advisers, right = draw_episodes(data_key, BATCH)
-        return loss(model.apply(params, advisers), right, step / steps, loss_key)
+        return loss(model.apply(params, advisers), right, bonus, step / steps, loss_key)
 
     def update(carry, step):
         params, state = carry
@@ -162,11 +167,11 @@ def train(loss, steps, held_out, rate, seed):
 
 def compare(steps, seeds, held_out):
     rows = {}
-    for name, loss in WAYS.items():
-        of_seeds = jax.jit(jax.vmap(partial(train, loss, steps), in_axes=(None, None, 0)))
-        tuning = [float(of_seeds(held_out, rate, 1000 + jnp.arange(seeds))[:, -1].mean()) for rate in RATES]
+    for name, (loss, bonus) in WAYS.items():
+        learn = partial(train, loss, steps, held_out, bonus)
+        tuning = [float(learn(rate, 1000 + jnp.arange(seeds))[:, -1].mean()) for rate in RATES]
         rate = RATES[int(np.argmax(tuning))]
-        curves = np.asarray(of_seeds(held_out, rate, 1 + jnp.arange(seeds)))
+        curves = np.asarray(learn(rate, 1 + jnp.arange(seeds)))
         rows[name] = {
             "rate": rate,
             "tuning": tuning,
@@ -206,28 +211,17 @@ def draw_picture(rows, bounds, steps, path):
 
 def main():
     parser = argparse.ArgumentParser(description="Learn to pick a subset from its reward alone.")
-    parser.add_argument("--steps", type=int, default=600, help=f"training steps, a multiple of {CURVE}")
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default="subsets.png", help="picture; a .json beside it")
     parser.add_argument(
         "--quick", action="store_true", help="train for a few steps only, to see that it runs"
     )
     args = parser.parse_args()
-    steps, seeds = (CURVE, 2) if args.quick else (args.steps, args.seeds)
+    steps, seeds = (CURVE, 2) if args.quick else (STEPS, SEEDS)
     held_out = draw_episodes(jax.random.key(0), 64 if args.quick else HELD_OUT)
     bounds = limits(held_out.right)
     print(f"{'random':20}{bounds['random']:10.3f}\n{'best':20}{bounds['best']:10.3f}")
     rows = compare(steps, seeds, held_out)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    settings = {
-        "steps": steps,
-        "seeds": seeds,
-        "episodes": BATCH,
-        "draws": DRAWS,
-        "n": N,
-        "k": K,
-        "cores": cores,
-    }
+    settings = {"steps": steps, "seeds": seeds, "episodes": BATCH, "draws": DRAWS}
     settings |= {"jax": jax.__version__, "backend": jax.default_backend()}
     results = {"settings": settings, "limits": bounds, "ways": rows}
     args.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
