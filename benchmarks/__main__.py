@@ -31,7 +31,7 @@ def main():
             command.add_argument(
                 "--more-seeds",
                 action="store_true",
-                help="a few methods on 15 further seeds, as they were tuned",
+                help="a few methods on 15 further seeds, at the rate of their rows",
             )
         if name == "compiled":
             command.add_argument("--target", choices=("h100", "a100", "tpu"), help="this one only")

@@ -3,10 +3,8 @@
 import numpy as np
 
 from benchmarks.records import markdown, read
-from benchmarks.speed.summary import times
 
 METHODS = ("shtopk", "shtopk, candidates=4k", "gated top k", "plain port", "soft sort", "iterative")
-EXPERTS = ("select, pool, unpool", "gated top k, scatter")
 
 
 def mean(values, digits=3):
@@ -21,8 +19,9 @@ def machines():
         results = read(name)
         hardware, versions = results["hardware"], results["versions"]
         cores = f"{hardware['machine']}, {hardware['cpu_count']} cores"
-        origin = hardware["backend"], cores, versions["jax"], versions["python"]
-        lines.append([f"{name}.json", results["date"], *origin])
+        lines.append(
+            [f"{name}.json", results["date"], hardware["backend"], cores, versions["jax"], versions["python"]]
+        )
     return markdown(head, lines, left=1)
 
 
@@ -46,7 +45,7 @@ def milliseconds():
 
     def cell(row, name):
         method = row["methods"].get(name)
-        return f"{method['gradient']['ms']:.3g}" if method else ""
+        return f"{method['gradient']['ms']:.3g}" if method else None
 
     rows = [row for row in read("speed")["rows"] if row["section"] == "grid"]
     rows = [row for row in rows if row["n"] in (256, 1024, 4096, 16384) and row["k"] in (2, 32, 256)]
@@ -61,14 +60,6 @@ def experts():
     ways = dict.fromkeys((capacity, way) for capacity, way, _ in rows)
     lines = [[way, capacity, *(cells[capacity, way, mode] for mode in modes)] for capacity, way in ways]
     yield from markdown(["method", "capacity", *modes], lines, left=1)
-    for capacity in dict.fromkeys(capacity for capacity, _ in ways):
-        ours, theirs = ([rows[capacity, way, mode]["ms"] for mode in modes] for way in EXPERTS)
-        forward, step = (times(x / y) for x, y in zip(ours, theirs, strict=True))
-        yield ""
-        yield (
-            f"At capacity {capacity} the forward pass of `shtopk` is {forward} than that of the gated top k. The "
-            f"training step is {step}."
-        )
     yield ""
     yield "JAX {jax}, {backend}, {cpu_count} cores.".format(**results["versions"], **results["hardware"])
 
@@ -84,7 +75,7 @@ def subsets():
         for name, row in results["ways"].items()
     ]
     limits = {"random": "five at random", "best": "the five that are right most often"}
-    lines += [[text, f"{results['limits'][name]:.3f}", ""] for name, text in limits.items()]
+    lines += [[text, f"{results['limits'][name]:.3f}", None] for name, text in limits.items()]
     yield from markdown(["way", "votes right, by the five best scores", "worst seed"], lines, left=1)
     yield ""
     yield (
@@ -144,7 +135,7 @@ def choose_features(choice):
         ks, ways = sorted({k for _, k in fixed}), dict.fromkeys(way for way, _ in fixed)
         yield from markdown(
             [table, *(f"k = {k:.0f}" for k in ks)],
-            [[way, *(fixed.get((way, k), "") for k in ks)] for way in ways],
+            [[way, *(fixed.get((way, k)) for k in ks)] for way in ways],
             left=1,
         )
         yield ""
@@ -197,8 +188,8 @@ def how_many():
     yield ""
     yield (
         f"The correlation of the learned k with the number needed is {min(learned['correlations']):.3f} to "
-        f"{max(learned['correlations']):.3f} over the seeds; rounded, it is that number in {learned['exact']:.1%} of "
-        "held-out rows."
+        f"{max(learned['correlations']):.3f} over the seeds. Rounded, the learned k is that number in "
+        f"{learned['exact']:.1%} of held-out rows."
     )
     yield ""
     yield "{steps} steps of {rows} rows each, {seeds} seeds, JAX {jax}, {backend}.".format(**settings)

@@ -10,6 +10,8 @@ import numpy as np
 
 from benchmarks.records import rounded
 
+LEAST, MOST = 3, 21  # rounds of a cell
+
 
 def compiled(function, *arguments):
     return jax.jit(function).lower(*arguments).compile()
@@ -35,9 +37,6 @@ def read(array):
 def write(array):
     """The limit of what writes an array like this one."""
     return jnp.broadcast_to(array[(0,) * array.ndim], array.shape)
-
-
-LEAST, MOST = 3, 21  # rounds
 
 
 class Pace(NamedTuple):

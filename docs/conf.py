@@ -32,7 +32,6 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 180
 nb_output_stderr = "warn"  # a warning on a page is a failure of the build
 nb_merge_streams = True
-nb_render_markdown_format = "myst"  # what the cells of the benchmarks' page print are tables
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -92,23 +92,22 @@ CALLS = {
         exact=False,
     ),
     "topk: drawn": Call(
-        lambda e, v, numbers: shtopk.topk(
-            e, v, N // 2, draw=numbers["draw"], boost=numbers["boost"], key=KEY, order="position"
+        lambda e, v, t: shtopk.topk(
+            e, v, N // 2, draw=t, boost=shtopk.Scaled(1.5), key=KEY, order="position"
         ),
-        # One argument: `vmap` is tried on each choice of the arguments.
-        (E, V, {"draw": jnp.asarray(0.75), "boost": shtopk.Scaled(C)}),
+        (E, V, jnp.asarray(0.75)),
         exact=False,
     ),
     "hard_topk": Call(lambda e, v: shtopk.hard_topk(e, v, K), (E, V)),
     "iterative_topk": Call(lambda e, v, c: shtopk.iterative_topk(e, v, K, alpha=c), (E, V, C)),
     "select": Call(lambda v, c: shtopk.select(v, K, boost=shtopk.Scaled(c), reseed=True), (V, C)),
     "topk_mask": Call(lambda v, c: shtopk.topk_mask(v, K, boost=shtopk.Relative(c)), (V, C), exact=False),
-    # For a traced k all rounds down to one slot are compiled: two for three candidates, with a bye; one for two.
+    # For a traced k all rounds down to one slot are compiled: two for three candidates, with a bye.
     "topk_mask: traced k": Call(
         lambda v, k, c: shtopk.topk_mask(v, k, boost=shtopk.Scaled(c)), (V[:3], jnp.int32(1), C)
     ),
     "topk_mask: real k": Call(
-        lambda v, k, c: shtopk.topk_mask(v, k, boost=shtopk.Scaled(c)), (V[:2], jnp.asarray(1.5), C)
+        lambda v, k, c: shtopk.topk_mask(v, k, boost=shtopk.Scaled(c)), (V[:3], jnp.asarray(1.5), C)
     ),
     "topk_mask: its log": Call(
         lambda v, c: shtopk.topk_mask(v, N // 2, boost=shtopk.Scaled(c), candidates=5, log=True)[:3], (V, C)

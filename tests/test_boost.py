@@ -215,7 +215,7 @@ def test_a_subclass_that_overrides_the_call_is_called(parent):
 @pytest.mark.parametrize("boost", [shtopk.Relative(1.0, 0.5), shtopk.Scaled(1e3), shtopk.Power(2.0)])
 def test_a_call_by_hand_in_half_precision_is_computed_in_float32(boost):
     high, low, live = jnp.array([0.8, 0.4]), jnp.array([0.0, 0.2]), jnp.array([True, True])
-    got = by_hand(boost, high.astype(jnp.float16), low.astype(jnp.float16), live)
+    got = boost(high.astype(jnp.float16), low.astype(jnp.float16), live)
     np.testing.assert_allclose(got, by_hand(boost, high, low, live), rtol=2e-3)
 
 

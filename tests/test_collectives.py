@@ -167,7 +167,7 @@ def test_jit_over_n_is_right_and_moves_the_payload(axes):
     over, (embeddings, scores) = mesh(*axes), draw((4,))
     spec = ("b" if "b" in axes else None, "x")
     laid_out = put(embeddings, over, *spec), put(scores, over, *spec)
-    call = lambda e, v: shtopk.topk(e, v, K)  # noqa: E731
+    call = lambda e, v: shtopk.topk(e, v, 8)  # noqa: E731
     compiled = jax.jit(call).lower(*laid_out).compile()
     for x, y in zip(compiled(*laid_out), call(embeddings, scores), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)

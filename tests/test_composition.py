@@ -77,7 +77,9 @@ def test_flax_nnx():
         return loss(slots), slots
 
     state, slots = gradient(model, tokens())
-    np.testing.assert_allclose(slots, by_hand(model.score.kernel[...], 1.5, tokens()), rtol=1e-5)
+    want = by_hand(model.score.kernel[...], 1.5, tokens())
+    for got in (slots, model(tokens())):
+        np.testing.assert_allclose(got, want, rtol=1e-5)
     got = state["score"]["kernel"][...], state["sharpness"][...]
     assert_same_and_trainable(got, model.score.kernel[...], model.sharpness[...])
 

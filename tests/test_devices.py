@@ -54,7 +54,7 @@ def test_the_page_beside_the_results_is_theirs():
 
 @pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="the formula is that of its checked form")
 def test_a_cell_as_it_is_now_agrees_with_the_formula():
-    row = measure({"devices": 8, "n": 128, "k": 8, "d": 4}, methods=["axis_name"], modes=["step"])
+    row = measure({"devices": 8, "n": 128, "k": 8, "d": 4})
     assert report.sent(row, "axis_name", "step") == report.formula(8, 128, 8, 4)
 
 

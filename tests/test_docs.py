@@ -102,7 +102,6 @@ def test_no_source_file_reads_private_jax_or_sets_its_config():
         assert "config.update" not in text
 
 
-@pytest.mark.usefixtures("little_effort_in_processes")
 def test_the_readmes_example_runs_as_pasted_and_learns(tmp_path):
     assert README[: README.index("```python")].count("\n") < 20
     (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)

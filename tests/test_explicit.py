@@ -40,9 +40,11 @@ def mask_and_log(e, v, where):
 
 CALLS = {
     "topk": lambda e, v, where: shtopk.topk(e, v, 2, where=where),  # two rounds, most others have one
-    "topk, resorted": lambda e, v, where: shtopk.topk(e, v, 2, where=where, reseed=True),
+    "topk, resorted": lambda e, v, where: shtopk.topk(
+        e, v, 1, where=where, reseed=True, boost=shtopk.Scaled(0.1)
+    ),
     "topk, one round": lambda e, v, where: shtopk.topk(e, v, K, where=where, reseed=True),
-    "topk, few candidates": lambda e, v, where: shtopk.topk(e, v, 2, where=where, candidates=4, reseed=True),
+    "topk, few candidates": lambda e, v, where: shtopk.topk(e, v, 2, where=where, candidates=4),
     "topk, hard values": lambda e, v, where: shtopk.topk(
         e, v, K, where=where, straight_through=True, order="position"
     ),

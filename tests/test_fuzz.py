@@ -5,6 +5,7 @@ import pytest
 from tests import fuzz
 
 
+# k = 2 of 5 rows in float16 by `Scaled`, straight through; k = 3 of 13 in float64 by the default. Both sort again.
 @pytest.mark.parametrize("seed", [54, 181])
 def test_a_short_run(seed):
     counts = fuzz.fuzz(seed, 100)

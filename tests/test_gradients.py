@@ -75,7 +75,7 @@ def test_against_finite_differences_of_the_oracle(size, boost, reseed):
 
 
 @pytest.mark.parametrize("reseed", [True, False])
-@pytest.mark.parametrize(("n", "k"), [(1, 1), (16, 4), (40, 7), (100, 99)])
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (16, 4), (33, 1), (40, 7), (100, 99)])
 def test_vjp_and_jvp_are_transposes(n, k, reseed):
     embeddings, scores = spaced(n)
     rng = np.random.default_rng(2)
@@ -100,7 +100,7 @@ def test_vjp_and_jvp_are_transposes(n, k, reseed):
 
 @pytest.mark.parametrize("reseed", [True, False])
 def test_second_order_in_both_modes(reseed):
-    """A gradient is compared with differences of the value, and two Hessians with differences of that gradient."""
+    """A gradient is compared with differences of the value, and the Hessians with differences of that gradient."""
     x, unravel = ravel_pytree((*spaced(6, d=2), 1.5))
     x, steps = np.asarray(x), 1e-5 * np.eye(x.size)
     by_row, by_slot = np.random.default_rng(3).normal(size=(2, 2, 2))
@@ -112,14 +112,15 @@ def test_second_order_in_both_modes(reseed):
 
     @jax.jit
     def derivatives(x, near):
-        hessians = jax.jacfwd(jax.jacrev(loss))(x), jax.jacrev(jax.jacfwd(loss))(x)
+        modes = product([jax.jacfwd, jax.jacrev], repeat=2)
+        hessians = [outer(inner(loss))(x) for outer, inner in modes]
         return hessians, jax.vmap(jax.vmap(jax.value_and_grad(loss)))(near)
 
     hessians, near = derivatives(x, np.stack([x + steps, x + 0 * steps, x - steps]))
-    values, gradients = map(np.asarray, near)
-    slope, curvature = ((up - down) / 2e-5 for up, _, down in (values, gradients))
-    for got, want in ((gradients[1, 0], slope), *((hessian, curvature) for hessian in hessians)):
-        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-8)
+    (up, _, down), (slope_up, slope, slope_down) = map(np.asarray, near)
+    np.testing.assert_allclose(slope[0], (up - down) / 2e-5, rtol=1e-5, atol=1e-8)
+    for hessian in hessians:
+        np.testing.assert_allclose(hessian, (slope_up - slope_down) / 2e-5, rtol=1e-5, atol=1e-8)
 
 
 def test_the_permutation_has_no_derivative():

@@ -54,13 +54,13 @@ def by_cumulative_gap(high, low, where):
 @pytest.mark.parametrize("reseed", [False, True])
 def test_a_traced_k_gives_what_a_static_k_gives(reseed, boost):
     """In every round a boost gets its sides best seed first, wherever the program has put them."""
-    scores, where = scores_of(7, rows=1)[0], np.arange(7) % 5 != 0
+    scores, where = scores_of(8, rows=1)[0], np.arange(8) != 5
 
     @jax.value_and_grad
     def loss(scores, k):
         return jnp.sum(shtopk.topk_mask(scores, k, boost=boost, reseed=reseed, where=where) ** 3)
 
-    ks, traced = (1, 3, 6), jax.jit(loss)  # three rounds, two and one; 5 rows take part
+    ks, traced = (1, 2, 5), jax.jit(loss)  # three rounds, two and one, and 7 rows to play them
     static = jax.jit(lambda scores: [loss(scores, k) for k in ks])(scores)
     for k, want in zip(ks, static, strict=True):
         chex.assert_trees_all_close(traced(scores, jnp.int32(k)), want, rtol=1e-9, atol=1e-12)
@@ -138,15 +138,16 @@ def test_an_infinite_sharpness_gives_the_hard_mask(k, x32):
     @jax.jit
     def masks(scores):
         hard = partial(shtopk.topk_mask, scores, k, boost=shtopk.Scaled(jnp.inf), where=where)
-        return hard(), hard(log=True), shtopk.topk_mask(scores, k, where=where)
+        soft = shtopk.topk_mask(scores, k, where=where)
+        return hard(), hard(log=True), soft + jax.lax.stop_gradient(hard() - soft)
 
     for scale in (1e-6, 1.0, 1e6):
         scores = np.float32(scale) * np.asarray(scores_of(12, rows=16), np.float32)
-        hard, log, soft = map(np.asarray, masks(scores))
+        hard, log, straight_through = masks(scores)
         best = np.argsort(np.argsort(np.where(where, -scores, np.inf))) < 3
         np.testing.assert_array_equal(hard, best, f"{scale}")
         np.testing.assert_array_equal(log, np.where(best, 0, -np.inf), f"{scale}")
-        np.testing.assert_array_equal(soft + (hard - soft), hard, f"{scale}")  # straight-through
+        np.testing.assert_array_equal(straight_through, best, f"{scale}")
 
 
 @pytest.mark.parametrize("boost", [shtopk.Scaled(jnp.inf), shtopk.Relative(jnp.inf)], ids=repr)
@@ -193,10 +194,10 @@ def test_the_log_of_ones_own_small_weight_is_rounded():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("k", [3, 2.5, jnp.int32(3)], ids=repr)
+@pytest.mark.parametrize("k", [2, 2.5, jnp.int32(2)], ids=repr)
 def test_the_log_is_the_log_of_the_mask(dtype, k):
-    scores = scores_of(6, rows=4).astype(dtype)
-    options = {"boost": shtopk.Scaled(30.0), "where": np.arange(6) % 7 != 0}
+    scores = scores_of(8, rows=4).astype(dtype)
+    options = {"boost": shtopk.Scaled(30.0), "where": np.arange(8) % 7 != 0}
     mask, log = jax.jit(
         lambda v, k: (shtopk.topk_mask(v, k, **options), shtopk.topk_mask(v, k, log=True, **options)),
         static_argnums=() if isinstance(k, jax.Array) else 1,
@@ -206,7 +207,7 @@ def test_the_log_is_the_log_of_the_mask(dtype, k):
     large = mask > 1e-6
     error = np.abs(log[large] - np.log(mask[large]))
     assert np.all(error <= 2 * float(jnp.finfo(dtype).eps) * (np.abs(log[large]) + 1))
-    assert np.all(log[:, 0] == -np.inf)
+    assert np.all(log[:, ::7] == -np.inf)
     assert not np.any(np.isnan(log))
     assert np.all(log <= 0)
 
@@ -223,7 +224,7 @@ def test_attention_by_the_log_mask_has_finite_gradients(x32):
         def loss(v, k):
             return jnp.sum(jax.nn.softmax(logits + mask(v, k, log=True)) @ values)
 
-        return loss(v, 8), loss(v, jnp.int32(8))[1], mask(v, 8)
+        return loss(v, 2), loss(v, jnp.int32(2))[1], mask(v, 2)
 
     for sharpness in (0.1, 10.0, 1e4):
         (value, gradient), traced, mask = run(scores, sharpness)

@@ -55,8 +55,11 @@ def compare(n, k, boost, reseed, seed=0):
     np.testing.assert_allclose(out.scores, want_scores, rtol=1e-9, atol=1e-9)
 
 
-# The last has more rounds than are written out. test_rounds.py plays such rounds with a single sort.
-@pytest.mark.parametrize(("size", "reseed"), [*product(SIZES, [True, False]), ((1025, 1), True)])
+# One with slots of more members than are added up at once, and one with more rounds than are written out.
+# test_rounds.py plays such rounds with a single sort.
+@pytest.mark.parametrize(
+    ("size", "reseed"), [*product(SIZES, [True, False]), ((33, 1), False), ((1025, 1), True)]
+)
 def test_is_algorithm_2(size, reseed):
     n, k = size
     compare(n, k, "default" if reseed else "scaled", reseed)

@@ -161,9 +161,7 @@ def test_candidates_left_out_have_mask_exactly_zero():
 
 
 @pytest.mark.parametrize("reseed", [True, False])
-@pytest.mark.parametrize(
-    ("n", "ks"), [(1, [1]), (2, [1, 2]), (7, [1, 2, 3, 4, 5, 6, 7]), (12, [1, 3, 5, 11])]
-)
+@pytest.mark.parametrize(("n", "ks"), [(1, [1]), (2, [1, 2]), (7, [1, 2, 3, 4, 5, 6, 7]), (12, [1, 3, 5, 9])])
 def test_the_mask_of_a_traced_k_is_the_references(n, ks, reseed):
     scores, where = np.asarray(scores_of(n, rows=1)[0]), np.arange(n) % 5 != 3
     mask = jax.jit(lambda v, k: shtopk.topk_mask(v, k, reseed=reseed))

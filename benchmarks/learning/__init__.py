@@ -5,7 +5,8 @@ budget, two learning rates by two values of its own number, on a seed of its own
 trained on fresh seeds: five, or as many as the task asks for. The recipe has no number to tune. A variant of the recipe
 is not tuned: it takes the recipe's rate.
 
-`--more-seeds` trains a few methods on 15 further seeds, at the rate of their first, where five seeds say too little.
+`--more-seeds` trains a few methods on 15 further seeds, at the rate of their rows, where five seeds say too little. A
+method that is trained again loses its further seeds: run `--more-seeds` after it.
 """
 
 import json
@@ -26,9 +27,9 @@ QUICKLY = ("recipe", "gated top k", "iterative, annealed")  # the methods of a q
 def write(path, settings, row, started):
     """Write the row of one method among the results of a task; under the same settings the others stay.
 
-    The head of the file is that of its newest row. Each row has its own date, versions and hardware.
+    The head of the file is that of its newest row. Each row has the date, versions and hardware of its first seeds.
     """
-    rows = {row["method"]: row | {"made": records.environment()}}
+    rows = {row["method"]: {"made": records.environment()} | row}
     if path.exists():
         before = json.loads(path.read_text())
         if before["settings"] == json.loads(json.dumps(settings)):
@@ -42,20 +43,23 @@ def row_of(directory, task, method):
     rows = report.read(directory).get(task, {"rows": []})["rows"]
     found = [row for row in rows if row["method"] == method]
     if not found:
-        raise SystemExit(f"{task}: measure {method!r} first, whose rate is taken")
+        raise SystemExit(f"{task}: measure {method!r} first, because its rate is needed")
     return found[0]
 
 
 def run(quick, tasks=None, methods=None, more_seeds=False):
     # A task with more seeds has had most of the further ones among its first.
-    known_tasks = [name for name, task in TASKS.items() if task.seeds == 5 or not more_seeds]
+    known_tasks = [name for name, task in TASKS.items() if task.seeds <= MORE_SEEDS[0] or not more_seeds]
     tasks = tasks or (["marked-tokens"] if quick else known_tasks)
-    methods = methods or (QUICKLY if quick else report.FURTHER if more_seeds else METHODS)
+    some = report.FURTHER if more_seeds else METHODS
+    methods = methods or [method for method in some if not quick or method in QUICKLY]
     for given, known in ((tasks, known_tasks), (methods, METHODS)):
         if unknown := set(given) - set(known):
             raise SystemExit(f"unknown: {sorted(unknown)}; there are {list(known)}")
     further = MORE_SEEDS[:2] if quick else MORE_SEEDS
     pairs = [(task, method) for task in tasks for method in methods_of(task) if method in methods]
+    if not pairs:
+        raise SystemExit("none of these methods is measured on these tasks")
     tuned = [m for _, m in pairs if not more_seeds and METHODS[m].tuned_as is None]
     runs = sum(len(further) if more_seeds else seeds(t, quick) for t, _ in pairs)
     runs += sum(len(configurations(m)) for m in tuned)

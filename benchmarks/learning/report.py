@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks import records
 from benchmarks.learning.methods import OURS
 from benchmarks.learning.tasks import TASKS
+from benchmarks.learning.train import RUNS
 
 HEAD = ("method", "score", "worst", "recall", "failed", "steps to 90 %", "rate, number")
 FORMS = {  # of the recipe, as the docs name them
@@ -20,7 +21,6 @@ FORMS = {  # of the recipe, as the docs name them
 COMPARED = (*FORMS, "threshold mask", "gated top k")  # the lines of the figure
 SHOWN = (*COMPARED, "threshold mask, by the recipe")  # in the docs
 FURTHER = (*SHOWN, "recipe, 0.03 to 30")  # the methods with further seeds
-RUNS = ("score", "recall", "loss", "largest_norm")  # what a row has of each run, first seeds first
 
 
 def path(directory, task):
@@ -35,7 +35,7 @@ def read(directory):
 
 
 def of_first_seeds(result):
-    """`result` without the further seeds, which some of its rows have."""
+    """`result` without the further seeds, `MORE_SEEDS`, which some of its rows have."""
     first = len(result["settings"]["seeds"])
     rows = [row | {name: row[name][:first] for name in RUNS} for row in result["rows"]]
     return result | {"rows": rows}
@@ -106,12 +106,16 @@ def table(result):
 
 
 def by_all_seeds(results, methods=FURTHER):
-    """A line for each task and a column for each method: the score over all seeds and how many of them failed."""
+    """A line for each task and a column for each method: the score over all seeds and how many of them failed.
+
+    A method that lacks the further seeds has a dash.
+    """
     lines = []
     for name, result in results.items():
-        found = {s["method"]: s for s in summary(result) if s["method"] in methods}
-        entries = {method: f"{_score(s)}, {s['failed']}" for method, s in found.items()}
-        lines.append([name, max(s["seeds"] for s in found.values()), *map(entries.get, methods)])
+        found = [s for s in summary(result) if s["method"] in methods]
+        seeds = max((s["seeds"] for s in found), default=0)
+        entries = {s["method"]: f"{_score(s)}, {s['failed']}" for s in found if s["seeds"] == seeds}
+        lines.append([name, seeds, *map(entries.get, methods)])
     return records.markdown(["task", "seeds", *(FORMS.get(method, method) for method in methods)], lines)
 
 
@@ -190,5 +194,4 @@ def apart(heights, limits):
 def write(directory):
     results = read(directory)
     records.replace(directory / "learning.md", text(results))
-    if results:  # a quick run of further seeds may be the first of all
-        figure(results, directory / "learning.png")
+    figure(results, directory / "learning.png")

@@ -92,7 +92,7 @@ class DigitsOnACanvas:
     batch: int = 16
     steps: int = 1400
     chance: float = 0.57
-    reads_logs: bool = False  # by Transformer layers over the chosen patches, in place of an MLP on each
+    reads_logs: bool = False  # with Transformer layers over the chosen patches; without, an MLP on each
     seeds: int = 5
 
     def model(self):
