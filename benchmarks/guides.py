@@ -12,6 +12,13 @@ def mean(values, digits=3):
     return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}"
 
 
+def noted(table, *notes):
+    """The lines of a table, and notes below it, a paragraph each."""
+    yield from table
+    for note in notes:
+        yield from ("", note)
+
+
 def machines():
     head = ["results", "date", "backend", "machine", "JAX", "Python"]
     lines = []
@@ -59,9 +66,8 @@ def experts():
     cells = {key: f"{row['ms']:.3g} ms, {row['temporary_mib']:.0f} MiB" for key, row in rows.items()}
     ways = dict.fromkeys((capacity, way) for capacity, way, _ in rows)
     lines = [[way, capacity, *(cells[capacity, way, mode] for mode in modes)] for capacity, way in ways]
-    yield from markdown(["method", "capacity", *modes], lines, left=1)
-    yield ""
-    yield "JAX {jax}, {backend}, {cpu_count} cores.".format(**results["versions"], **results["hardware"])
+    machine = "JAX {jax}, {backend}, {cpu_count} cores.".format(**results["versions"], **results["hardware"])
+    return noted(markdown(["method", "capacity", *modes], lines, left=1), machine)
 
 
 def subsets():
@@ -76,12 +82,12 @@ def subsets():
     ]
     limits = {"random": "five at random", "best": "the five that are right most often"}
     lines += [[text, f"{results['limits'][name]:.3f}", None] for name, text in limits.items()]
-    yield from markdown(["way", "votes right, by the five best scores", "worst seed"], lines, left=1)
-    yield ""
-    yield (
+    head = ["way", "votes right, by the five best scores", "worst seed"]
+    note = (
         "{steps} steps of {episodes} episodes and {draws} draws each, {seeds} seeds, ± one standard error; JAX {jax}, "
         "{backend}."
-    ).format(**results["settings"])
+    )
+    return noted(markdown(head, lines, left=1), note.format(**results["settings"]))
 
 
 def sparse_attention():
@@ -90,17 +96,16 @@ def sparse_attention():
     ks = sorted({row["k"] for row in rows})
     found = {(row["way"], row["k"]): mean(row["perplexity"], 2) for row in rows}
     lines = [[way, *(found[way, k] for k in ks)] for way in dict.fromkeys(way for way, _ in found)]
-    yield from markdown(["keys chosen by", *(f"k = {k}" for k in ks)], lines, left=1)
-    yield ""
-    yield (
+    full = (
         f"Full attention has {mean(whole['perplexity'], 2)}. ± is one standard error over "
         f"{results['settings']['seeds']} seeds."
     )
-    yield ""
-    yield (
+    note = (
         "{steps} steps on {batch} pieces of 64 characters, of {characters} characters; Python {python}, JAX {jax}, "
         "{backend}."
-    ).format(**results["settings"])
+    )
+    table = markdown(["keys chosen by", *(f"k = {k}" for k in ks)], lines, left=1)
+    return noted(table, full, note.format(**results["settings"]))
 
 
 def pooled_transformer():
@@ -110,28 +115,19 @@ def pooled_transformer():
         [name, f"{row['accuracy']:.1%}", f"{1e3 * row['step_seconds']:.1f}", f"{row['memory'] / 2**20:.1f}"]
         for name, row in results["encoders"].items()
     ]
-    yield from markdown(head, lines, left=1)
     first, second = results["wanted_kept"]
-    yield ""
-    yield (
-        f"Of the facts that may be asked about, the first `topk` keeps {first:.1%}, and the second {second:.1%}."
-    )
-    yield ""
-    yield "{steps} steps on {documents} documents each, seed {seed}, JAX {jax}, {backend}, cores: {cores}.".format(
-        **results["settings"]
-    )
+    kept = f"Of the facts that may be asked about, the first `topk` keeps {first:.1%}, and the second {second:.1%}."
+    note = "{steps} steps on {documents} documents each, seed {seed}, JAX {jax}, {backend}, cores: {cores}."
+    return noted(markdown(head, lines, left=1), kept, note.format(**results["settings"]))
 
 
 def choose_features(choice):
     """The accuracies of both tables for a `choice`, "global" or "input by input"."""
     rows = [row for row in read("choose_the_features")["rows"] if row["choice"] == choice]
     for table in dict.fromkeys(row["table"] for row in rows):
-        fixed = {
-            (row["way"], row["k"][0]): mean(row["accuracy"])
-            for row in rows
-            if row["table"] == table and row["price"] == 0
-        }
-        learned = [row for row in rows if row["table"] == table and row["price"] > 0]
+        own = [row for row in rows if row["table"] == table]
+        fixed = {(row["way"], row["k"][0]): mean(row["accuracy"]) for row in own if row["price"] == 0}
+        learned = [row for row in own if row["price"] > 0]
         ks, ways = sorted({k for _, k in fixed}), dict.fromkeys(way for way, _ in fixed)
         yield from markdown(
             [table, *(f"k = {k:.0f}" for k in ks)],
@@ -161,14 +157,13 @@ def token_pruning():
         ]
         for row in results["rows"]
     ]
-    yield from markdown(head, lines, left=1)
-    yield ""
-    yield (
+    note = (
         "± is one standard error over {seeds} seeds. Multiply-adds are those of one image, half of the operations "
         "that XLA counts. The last two columns are against no pruning, from medians of {repeats} turns: steps on "
         "{batch} images, inference on {inference_batch}. {steps} steps, {canvases} images to train on and {held_out} "
         "held out; Python {python}, JAX {jax}, scikit-learn {sklearn}, {backend}, cores: {cores}."
-    ).format(**results["settings"])
+    )
+    return noted(markdown(head, lines, left=1), note.format(**results["settings"]))
 
 
 def how_many():
@@ -184,12 +179,10 @@ def how_many():
         ]
         for name, row in results["ways"].items()
     ]
-    yield from markdown(head, lines, left=1)
-    yield ""
-    yield (
+    correlation = (
         f"The correlation of the learned k with the number needed is {min(learned['correlations']):.3f} to "
         f"{max(learned['correlations']):.3f} over the seeds. Rounded, the learned k is that number in "
         f"{learned['exact']:.1%} of held-out rows."
     )
-    yield ""
-    yield "{steps} steps of {rows} rows each, {seeds} seeds, JAX {jax}, {backend}.".format(**settings)
+    note = "{steps} steps of {rows} rows each, {seeds} seeds, JAX {jax}, {backend}."
+    return noted(markdown(head, lines, left=1), correlation, note.format(**settings))

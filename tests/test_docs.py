@@ -21,7 +21,7 @@ from benchmarks import pages, readme
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = [page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts]
+PAGES = [page.read_text() for page in pages.PAGES]
 PUBLIC = [name for name in vars(shtopk) if not name.startswith("_")]
 FUNCTIONS = [name for name in PUBLIC if inspect.isfunction(getattr(shtopk, name))]
 
@@ -115,11 +115,10 @@ def test_the_readmes_example_runs_as_pasted_and_learns(tmp_path):
 
 
 def test_the_pages_show_the_results():
-    texts = [page.read_text() for page in pages.PAGES]
-    shown = [name for text in texts for _, name, _ in pages.REGION.findall(text)]
+    shown = [name for page in PAGES for _, name, _ in pages.REGION.findall(page)]
     assert sorted(shown) == sorted(pages.PARTS)
-    assert list(map(pages.rendered, texts)) == texts
-    assert len(shown) == sum(page.read_text().count("<!-- results:") for page in {*PAGES, *pages.PAGES})
+    assert list(map(pages.rendered, PAGES)) == PAGES
+    assert len(shown) == sum(page.count("<!-- results:") for page in PAGES)
     speed = pages.read("speed")
     assert (speed["hardware"]["backend"], speed["hardware"]["cpu_count"]) == ("cpu", 2)
 
@@ -184,8 +183,8 @@ def test_hooks_and_workflow_run_the_commands_of_ci():
 
 def test_what_the_pages_show_of_python_is_run_in_the_build():
     # `{code-cell}` is run; a plain block of Python is only shown, and stands for other people's code.
-    pages = "\n".join(page.read_text() for page in PAGES)
-    blocks = re.findall(r"```python\n(.*?)```", pages, flags=re.DOTALL)
+    texts = "\n".join(page for page in PAGES if page != README)
+    blocks = re.findall(r"```python\n(.*?)```", texts, flags=re.DOTALL)
     assert blocks
     assert all("torch" in block for block in blocks)
 

@@ -107,13 +107,13 @@ def test_unpool_sums_over_a_leading_axis(axis):
         gradient = jax.grad(lambda *both: jnp.sum(jnp.sin(function(*both))), (0, 1))
         second = jax.jvp(gradient, (weights, pooled), (pooled[..., 0, :1] * weights, 2 * pooled))
         by_row = jax.vmap(gradient, in_axes=(None, 0))(weights, jnp.stack([pooled, -pooled]))
-        return (second, by_row), (function(weights, pooled), function(weights, pooled[:, :1]))
+        values = {"all rows": function(weights, pooled), "one row": function(weights, pooled[:, :1])}
+        return values, {"second order": second, "by row": by_row}
 
-    (gradients, values), (want_gradients, want_values) = (
-        gradients_and_values(function, selection.weights, pooled) for function in (summed, plain)
-    )
-    chex.assert_trees_all_close(gradients, want_gradients, rtol=1e-9, atol=1e-12)
+    values, gradients = gradients_and_values(summed, selection.weights, pooled)
+    want_values, want_gradients = gradients_and_values(plain, selection.weights, pooled)
     chex.assert_trees_all_close(values, want_values, rtol=1e-9)
+    chex.assert_trees_all_close(gradients, want_gradients, rtol=1e-9, atol=1e-12)
 
 
 def test_rows_in_half_precision_are_summed_in_float32():

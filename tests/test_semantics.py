@@ -327,9 +327,8 @@ def test_nccs_in_mixed_types_is_float32_at_least():
     dtypes = ["float16", "bfloat16", "float32", "float64"]
     ys, zs = ([jnp.asarray(x, dtype) for dtype in dtypes] for x in rng.normal(size=(2, 3, 4)))
     pairs = list(product(ys, zs))
-    for (y, z), got in zip(
-        pairs, jax.jit(lambda pairs: [shtopk.nccs(*x) for x in pairs])(pairs), strict=True
-    ):
+    found = jax.jit(lambda pairs: [shtopk.nccs(*x) for x in pairs])(pairs)
+    for (y, z), got in zip(pairs, found, strict=True):
         assert got.dtype == ("float64" if "float64" in (y.dtype, z.dtype) else "float32")
         want = reference.nccs(np.asarray(y, np.float64), np.asarray(z, np.float64))
         np.testing.assert_allclose(got, want, atol=8 * float(jnp.finfo(got.dtype).eps))

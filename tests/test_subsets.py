@@ -324,8 +324,10 @@ def test_a_leading_axis_of_size_1_is_shared(choose):
         def copied(payload, scores):
             return loss(jnp.broadcast_to(payload, (3, 2, *payload.shape[2:])), scores)
 
-        gradients = [jax.grad(f, (0, 1), has_aux=True) for f in (loss, copied)]
-        got, want = jax.jit(lambda *both, gradients=gradients: [g(*both) for g in gradients])(payload, scores)
+        def both(*arguments, losses=(loss, copied)):
+            return [jax.grad(f, (0, 1), has_aux=True)(*arguments) for f in losses]
+
+        got, want = jax.jit(both)(payload, scores)
         chex.assert_trees_all_close(got, want, rtol=1e-9, atol=1e-12)
 
 

@@ -17,6 +17,7 @@ from benchmarks.compiled import targets
 from benchmarks.compiled.count import count, gathering
 from benchmarks.compiled.ways import arrays, function
 from benchmarks.records import rounded
+from benchmarks.timing import temporary
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -66,7 +67,7 @@ def figures(target, sharding, way, mode, batch, n, k, d):
     text = compiled.as_text()
     return asdict(count(text)) | {
         "gathering": gathering(text, batch * n),
-        "temporary": rounded(compiled.memory_analysis().temp_size_in_bytes / size, 3),
+        "temporary": rounded(temporary(compiled) / size, 3),
         "moved": None if moved is None else rounded(moved / size, 3),
         "trace_seconds": rounded(middle - started, 3),
         "compile_seconds": rounded(ended - middle, 3),

@@ -7,6 +7,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import shtopk
 from benchmarks.devices import collectives
+from benchmarks.timing import temporary
 
 MODES = ("forward", "step")
 
@@ -72,4 +73,4 @@ def compiled(call, mode, arguments, split):
     moved = {}
     for kind, size in collectives.arrays(made):
         moved[kind] = moved.get(kind, 0) + round(collectives.sent(kind, size, devices))
-    return {"sent": moved, "temporary": made.memory_analysis().temp_size_in_bytes}
+    return {"sent": moved, "temporary": temporary(made)}
