@@ -2,7 +2,7 @@
 
 import json
 import re
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from benchmarks import learning, records
 from benchmarks.learning import drawn, models, report
 from benchmarks.learning.methods import BY_LOGS, METHODS, OURS
 from benchmarks.learning.peers import Moment, _log_sums, _subset
-from benchmarks.learning.tasks import TASKS
+from benchmarks.learning.tasks import TASKS, splits
 from benchmarks.learning.train import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -56,6 +56,12 @@ def test_every_task_marks_k_candidates(name):
     _, right, _ = draw(jax.random.key(0), 4, held_out=True)
     assert right.shape == (4, task.n)
     assert jnp.all(right.sum(-1) == task.k)
+
+
+def test_data_first_read_under_jit_is_no_tracer():
+    splits.cache_clear()
+    jax.eval_shape(partial(TASKS["digits-256"].draw, batch=2, held_out=False), jax.random.key(0))
+    chex.assert_tree_all_finite(splits())
 
 
 @cache
