@@ -19,8 +19,9 @@ from shtopk._sharding import match_varying_axes
 
 # The number of rounds that are written out at their own width, before the loop over the later rounds. Compiled for an
 # H100 at 16 x 16384 scores and k = 2, the gradient starts 48 kernels. It starts 52, with 6 times the temporary memory,
-# with all rounds in the loop, and 441 with a loop that is not unrolled. With four rounds written out, the gradient
-# takes 1.2 times as long on an H200 (JAX 0.11) and 1.4 times as long on CPU (JAX 0.12).
+# with all rounds in the loop, and 441 with a loop that is not unrolled. It starts 80 with one round written out and an
+# unrolled loop for every three later rounds, each at its own width. With four rounds written out, the gradient takes
+# 1.2 times as long on an H200 (JAX 0.11) and 1.4 times as long on CPU (JAX 0.12).
 OPENING = 10
 # If a slot has more members than this, a barrier follows the last product of match weights. Otherwise XLA computes the
 # products of all rounds in the kernel that brings the places into slots. When that kernel was a transposition, a
