@@ -6,6 +6,7 @@ of these tests fail, by one to three kernels and by one array of the size of E o
 off, in a process of its own.
 """
 
+import dataclasses
 import functools
 
 import pytest
@@ -17,7 +18,7 @@ from benchmarks.compiled.measure import measured
 
 pytestmark = pytest.mark.usefixtures("full_effort")
 
-# batch, n, k, d: launches of a forward pass and of a gradient; temporary memory in units of the size of E.
+# batch, n, k, d: launches of a forward pass and of a gradient; memory and bytes in units of the size of E.
 BARS = {
     Cell(16, 16384, 2, 32): {
         "default": (28, 48),
@@ -26,6 +27,7 @@ BARS = {
         "topk_mask": (27, 41),
         "topk_mask, traced k": (36, 51),
         "temporary": 0.5,
+        "moved": (2.4, 5.4),
     },
     Cell(16, 16384, 256, 32): {
         "default": (20, 30),
@@ -34,6 +36,7 @@ BARS = {
         "topk_mask": (20, 25),
         "topk_mask, traced k": (36, 51),
         "temporary": 0.35,
+        "moved": (2.4, 5.4),
     },
     Cell(16, 8192, 256, 256): {
         "default": (13, 22),
@@ -42,6 +45,7 @@ BARS = {
         "topk_mask": (14, 18),
         "topk_mask, traced k": (31, 43),
         "temporary": 0.1,
+        "moved": (1.15, 3.4),
     },
     Cell(16, 1024, 32, 512): {
         "default": (11, 21),
@@ -50,6 +54,7 @@ BARS = {
         "topk_mask": (12, 16),
         "topk_mask, traced k": (24, 34),
         "temporary": 0.1,
+        "moved": (1.1, 3.3),
     },
 }
 # Where a row of E is wide, temporary memory is small beside E: from 64 numbers on a GPU, 128 on a TPU.
@@ -92,7 +97,7 @@ def within(found, bound):
 
 
 @pytest.mark.parametrize("cell", BARS, ids=str)
-def test_launches_and_memory_on_an_h100(cell):
+def test_launches_memory_and_bytes_moved_on_an_h100(cell):
     needs("h100")
     bars = BARS[cell]
     ways = ("default", "where=", "reseed=True", "topk_mask", "topk_mask, traced k")
@@ -102,6 +107,7 @@ def test_launches_and_memory_on_an_h100(cell):
     assert not over, "launches forward and gradient, and their bounds"
     assert within(seen["default"], seen["plain port"])
     assert temporary(found["default"]) <= bars["temporary"]
+    assert within([row["moved"] for row in found["default"]], bars["moved"])
 
 
 @pytest.mark.parametrize("cell", BARS, ids=str)
@@ -175,9 +181,57 @@ def test_loops_sorts_and_conditionals_count_all_their_launches():
     # Of 16384 sorted eight bytes wide, 4096 fit a block: one kernel for those, two and three for the doublings.
     sorts = (1 + 2 + 3) + 1
     loops = (5 + 1 + 7) * 2
-    assert count(PROGRAM) == Count(
+    assert dataclasses.replace(count(PROGRAM), moved=0) == Count(
         launches=sorts + loops + 1 + (1 + 2), sorts=2, loops=3, unknown_trips=1, cycles=10 * (5 + 1 + 7 + 1)
     )
+
+
+# Four kernels, one of them in a loop.
+MOVING = """
+%gathering (table: f32[100,8], i: s32[2,1]) -> f32[2,8] {
+  %table = f32[100,8]{1,0} parameter(0)
+  %flat = f32[100,8]{1,0} bitcast(%table)
+  %i = s32[2,1]{1,0} parameter(1)
+  ROOT %rows = f32[2,8]{1,0} gather(%flat, %i), offset_dims={1}
+}
+
+%scattering (to: f32[100,8], i: s32[2,1], rows: f32[2,8]) -> f32[100,8] {
+  %to = f32[100,8]{1,0} parameter(0)
+  %i = s32[2,1]{1,0} parameter(1)
+  %rows = f32[2,8]{1,0} parameter(2)
+  ROOT %there = f32[100,8]{1,0} scatter(%to, %i, %rows), to_apply=%add
+}
+
+%summing (whole: f32[100,8]) -> pred[8] {
+  %whole = f32[100,8]{1,0} parameter(0)
+  %first = f32[1,8]{1,0} slice(%whole), slice={[0:1], [0:8]}
+  %all = f32[8]{0} reduce(%whole, %zero), dimensions={0}, to_apply=%add
+  ROOT %less = pred[8]{0} compare(%all, %first), direction=LT
+}
+
+%body (a: bf16[5]) -> bf16[5] {
+  %a = bf16[5]{0} parameter(0)
+  ROOT %copied = bf16[5]{0} copy(%a)
+}
+
+ENTRY %main (table: f32[100,8], i: s32[2,1], a: bf16[5]) -> pred[8] {
+  %table = f32[100,8]{1,0} parameter(0)
+  %i = s32[2,1]{1,0} parameter(1)
+  %a = bf16[5]{0} parameter(2)
+  %rows = f32[2,8]{1,0} fusion(%table, %i), kind=kLoop, calls=%gathering
+  %there = f32[100,8]{1,0} fusion(%table, %i, %rows), kind=kInput, calls=%scattering
+  %loop = bf16[5]{0} while(%a), condition=%never, body=%body, backend_config={"known_trip_count":{"n":"7"}}
+  ROOT %less = pred[8]{0} fusion(%there), kind=kLoop, calls=%summing
+}
+"""
+
+
+def test_bytes_are_what_each_kernel_reads_and_writes():
+    table, rows, indices = 4 * 100 * 8, 4 * 2 * 8, 4 * 2
+    gathering = rows + indices + rows  # of the table, two rows
+    scattering = rows + indices + rows + rows  # two rows of the table, read and written in place
+    summing = table + 8  # the slice is not all that reads the table
+    assert count(MOVING).moved == gathering + scattering + summing + 7 * (2 * 5 + 2 * 5)
 
 
 def test_only_kernels_that_gather_so_much_are_measured():

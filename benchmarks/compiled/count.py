@@ -1,4 +1,4 @@
-"""What a compiled program would start, from its text: kernels, sorts and loops.
+"""What a compiled program would start and move, from its text: kernels, sorts, loops and bytes.
 
 In a program compiled for a GPU each instruction of the entry computation is a kernel, a fusion counting as one; a loop
 starts its body's kernels once a trip, and of a conditional the longest branch counts. For a TPU the same count is of
@@ -10,25 +10,27 @@ import math
 import re
 from dataclasses import dataclass
 
+from benchmarks.compiled.hlo import called, computations, found, parsed, size
+from benchmarks.compiled.moved import moved
+
 # Instructions for which nothing is started: names for buffers that are there already.
 FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"
 }  # fmt: skip
-_HEAD = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .* \{")
-_INSTRUCTION = re.compile(r"(?:ROOT )?%?[\w.\-]+ = .*? (?P<op>[\w\-]+)\(")
-_GATHER = re.compile(r" = [a-z]+\d*\[(?P<shape>[\d,]*)\]\S* gather\(")
+_GATHER = r" = [a-z]+\d*\[([\d,]*)\]\S* gather\("
 _OPERAND = re.compile(r"[a-z]+(?P<bits>\d+)\[(?P<shape>[\d,]+)\]")
 
 
 @dataclass
 class Count:
     """Of one call: `launches` of kernels, a sort's stages each one; `sorts`; `loops`, and of these the ones whose
-    trips are not known, which count as one trip; `cycles`, a TPU's."""
+    trips are not known, which count as one trip; `moved` bytes; `cycles`, a TPU's."""
 
     launches: int = 0
     sorts: int = 0
     loops: int = 0
     unknown_trips: int = 0
+    moved: int = 0
     cycles: int = 0
 
     def add(self, other, times=1):
@@ -38,8 +40,8 @@ class Count:
 
 def count(text):
     """The `Count` of a compiled program's text, `compiled.as_text()`."""
-    computations, entry = _computations(text)
-    return _count(computations, entry)
+    by_name, entry = computations(text)
+    return _count(by_name, entry)
 
 
 def gathering(text, least):
@@ -48,90 +50,78 @@ def gathering(text, least):
     A kernel computes the operands of a gather again for each element that it gathers, along diverging paths, so a large
     kernel of this kind is slow.
     """
-    computations, _ = _computations(text)
+    by_name, _ = computations(text)
     return max(
-        (len(lines) for lines in computations.values() if any(_gathered(x) >= least for x in lines)),
+        (len(lines) for lines in by_name.values() if any(_gathered(x) >= least for x in lines)),
         default=0,
     )
 
 
 def _gathered(line):
     """The number of elements that an instruction gathers."""
-    found = _GATHER.search(line)
-    return math.prod(int(size) for size in found["shape"].split(",") if size) if found else 0
+    shape = found(_GATHER, line)
+    return 0 if shape is None else math.prod(map(int, filter(None, shape.split(","))))
 
 
-def _computations(text):
-    """`{name: instructions}`, and the name of the one that is entered."""
-    found, name, entry = {}, None, None
-    for line in text.splitlines():
-        if head := _HEAD.match(line):
-            name = head["name"]
-            found[name] = []
-            entry = name if head["entry"] else entry
-        elif line.startswith("}"):
-            name = None
-        elif name:
-            found[name].append(line.strip())
-    return found, entry
-
-
-def _count(computations, name):
+def _count(by_name, name):
     """What one run of the computation `name` starts."""
-    total = Count()
-    for line in computations[name]:
-        instruction = _INSTRUCTION.match(line)
-        if instruction is None or instruction["op"] in FREE:
+    total, sizes = Count(), {}
+    for line in by_name[name]:
+        instruction = parsed(line)
+        if instruction is None:
             continue
-        op = instruction["op"]
-        total.add(Count(cycles=int(_found(r'"estimated_cycles":"(\d+)"', line) or 0)))
+        op, sizes[instruction["name"]] = instruction["op"], size(instruction["type"])
+        if op in FREE:
+            continue
+        total.add(Count(cycles=int(found(r'"estimated_cycles":"(\d+)"', line) or 0)))
         if op == "while":
-            trips = _trips(computations, line)
+            trips = _trips(by_name, line)
             total.add(Count(loops=1, unknown_trips=int(trips is None)))
-            total.add(_count(computations, _called("body", line)), 1 if trips is None else trips)
+            total.add(_count(by_name, called("body", line)), 1 if trips is None else trips)
         elif op == "call":
-            total.add(_count(computations, _called("to_apply", line)))
+            total.add(_count(by_name, called("to_apply", line)))
         elif op == "conditional":
-            branches = [_count(computations, branch) for branch in _branches(line)]
+            branches = [_count(by_name, branch) for branch in _branches(line)]
             total.add(Count(launches=1))
             total.add(max(branches, key=lambda branch: branch.launches))
         else:
-            stages = _sort_stages(computations, line, op)
-            total.add(Count(launches=stages or 1, sorts=int(stages > 0)))
+            stages = _sort_stages(by_name, line, op)
+            total.add(Count(sorts=int(stages > 0)))
+            total.add(Count(launches=1, moved=moved(by_name, line, sizes)), stages or 1)
     return total
 
 
-def _trips(computations, line):
+def _trips(by_name, line):
     """How often a loop runs; None if that is not known.
 
     XLA notes it for GPUs. For TPUs it is read from the condition, `counter < constant`: where the number of trips is
     known when tracing, JAX counts them from 0.
     """
-    noted = _found(r'known_trip_count":\{"n":"(\d+)"', line)
+    noted = found(r'known_trip_count":\{"n":"(\d+)"', line)
     if noted is not None:
         return int(noted)
-    condition = computations[_called("condition", line)]
-    bounds = [bound for inner in condition if (bound := _found(r" constant\((\d+)\)", inner))]
+    condition = by_name[called("condition", line)]
+    bounds = [bound for inner in condition if (bound := found(r" constant\((\d+)\)", inner))]
     counts = any(inner.startswith("ROOT") and "direction=LT" in inner for inner in condition)
     return int(bounds[0]) if counts and len(bounds) == 1 else None
 
 
-def _sort_stages(computations, line, op):
+def _sort_stages(by_name, line, op):
     """Kernels of a sort, alone or in a fusion; 0 of what is none.
 
     XLA sorts bitonically: what fits a block is sorted in one kernel, and each doubling beyond it takes one kernel for
     every distance that is wider than a block, and one for all the others.
     """
     if op == "fusion":
-        called = computations.get(_called("calls", line), [])
-        line = next((inner for inner in called if " sort(" in inner), None)
+        fused = by_name.get(called("calls", line), [])
+        line = next((inner for inner in fused if " sort(" in inner), None)
     elif op != "sort":
         return 0
     if line is None:
         return 0
-    operands = [*_OPERAND.finditer(line.split(" sort(")[0])]
-    width = sum(int(operand["bits"]) // 8 for operand in operands)
-    length = int(operands[0]["shape"].split(",")[-1])
+    arrays = [*_OPERAND.finditer(line.split(" sort(")[0])]
+    width = sum(int(array["bits"]) // 8 for array in arrays)
+    length = int(arrays[0]["shape"].split(",")[-1])
     block = 4096 if width <= 8 else 2048
     doublings = max(0, math.ceil(math.log2(max(2, length))) - int(math.log2(block)))
     return 1 + sum(wide + 1 for wide in range(1, doublings + 1))
@@ -139,16 +129,7 @@ def _sort_stages(computations, line, op):
 
 def _branches(line):
     """The computations of which a conditional runs one."""
-    listed = _found(r"branch_computations=\{([^}]*)\}", line)
+    listed = found(r"branch_computations=\{([^}]*)\}", line)
     if listed is None:
-        return [_called("true_computation", line), _called("false_computation", line)]
+        return [called("true_computation", line), called("false_computation", line)]
     return re.findall(r"[\w.\-]+", listed)
-
-
-def _called(role, line):
-    return _found(role + r"=%?([\w.\-]+)", line)
-
-
-def _found(pattern, line):
-    found = re.search(pattern, line)
-    return found[1] if found else None

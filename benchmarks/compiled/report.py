@@ -8,6 +8,7 @@ from benchmarks import records
 from benchmarks.compiled.cells import CELLS, MODES, PLOTTED, QUICK_CELLS, SERIES, SERIES_N, SERIES_WAYS, key
 from benchmarks.compiled.targets import TARGETS
 from benchmarks.compiled.ways import WAYS
+from benchmarks.speed.summary import span
 
 COLOURS = dict(zip(SERIES_WAYS, ("#0072b2", "#d55e00", "#cc79a7", "#009e73"), strict=True))
 TPU_UNIT = "millions of cycles, as the compiler estimates them, without sorts, gathers, scatters and kernels of its own"
@@ -34,7 +35,8 @@ def text(results):
     yield (
         "Nothing was run. Forward / gradient of a sum of squares in embeddings and scores, batch 16, float32; then the "
         "larger temporary memory of the two, in units of the size of E; last the longest time to compile in the row. "
-        "The JSON files have the bytes moved too, for the TPU alone: XLA's GPU compiler does not estimate them."
+        "The second table of each has the bytes moved, forward / gradient, in the same units: what all kernels read "
+        "and write, for a GPU counted from the program, for a TPU as the compiler estimates it."
     )
     for target, found in results.items():
         versions = found["versions"] | found["settings"]["wheels"]
@@ -42,11 +44,38 @@ def text(results):
         yield from ["", f"## {found['settings']['target']}: {unit}", ""]
         yield ", ".join(f"{name} {version}" for name, version in versions.items() if name != "numpy") + "."
         yield from ["", *table(found["rows"], cycles if target == "tpu" else launches)]
+        yield from ["", *bytes_moved(found["rows"])]
     yield ""
 
 
 def table(rows, shown):
-    """A line for each way, a column for each cell of which all ways were compiled."""
+    """A line for each way: what it starts, the larger memory, and the longest time to compile."""
+
+    def entry(pair):
+        return f"{' / '.join(map(shown, pair))}, {max(row['temporary'] for row in pair):.2f}"
+
+    def seconds(pairs):
+        longest = max(row["compile_seconds"] for pair in pairs for row in pair)
+        return f"{records.rounded(longest, 2):g} s"
+
+    return by_way(rows, entry, {"compiling": seconds})
+
+
+def bytes_moved(rows):
+    """A line for each way: the bytes that its kernels read and write, in units of the size of E."""
+    return by_way(rows, lambda pair: " / ".join(f"{row['moved']:.3g}" for row in pair), {})
+
+
+def port_moves(rows):
+    """In words, how many times as many bytes a training step of the plain port moves as one of the default."""
+    steps = {(row["way"], row["n"], row["k"]): row["moved"] for row in rows if row["mode"] == "gradient"}
+    sizes = [(cell.n, cell.k) for cell in CELLS]
+    more = sorted(steps["plain port", *size] / steps["default", *size] for size in sizes)
+    return f"{span(more[0], more[-1])} times as many bytes"
+
+
+def by_way(rows, entry, last):
+    """A line for each way, an entry for each cell of which all ways were compiled, and the `last` columns."""
     by_case = {key(row): row for row in rows}
     cells = [cell for cell in (*CELLS, *QUICK_CELLS) if ("where=", *cell, "forward") in by_case]
     lines = []
@@ -54,15 +83,9 @@ def table(rows, shown):
         found = [[by_case.get((way, *cell, mode)) for mode in MODES] for cell in cells]
         pairs = [pair for pair in found if None not in pair]
         if pairs:
-            seconds = records.rounded(max(row["compile_seconds"] for pair in pairs for row in pair), 2)
-            entries = (None if None in pair else entry(pair, shown) for pair in found)
-            lines.append([way, *entries, f"{seconds:g} s"])
-    return records.markdown(["way", *(f"n = {c.n}, k = {c.k}, d = {c.d}" for c in cells), "compiling"], lines)
-
-
-def entry(pair, shown):
-    """Forward / gradient, and the memory of the larger."""
-    return f"{' / '.join(map(shown, pair))}, {max(row['temporary'] for row in pair):.2f}"
+            entries = (None if None in pair else entry(pair) for pair in found)
+            lines.append([way, *entries, *(column(pairs) for column in last.values())])
+    return records.markdown(["way", *(f"n = {c.n}, k = {c.k}, d = {c.d}" for c in cells), *last], lines)
 
 
 def launches(row):

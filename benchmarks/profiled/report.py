@@ -2,7 +2,21 @@
 
 from benchmarks import records
 from benchmarks.compiled.cells import MODES, Cell, key
-from benchmarks.speed.summary import two_digits
+from benchmarks.speed.summary import in_words, two_digits
+
+# Two ways, and the k of the cells in which they are compared, None for all cells.
+COMPARED = [
+    ("default", "plain port", None),
+    ("default", "reseed=True", None),
+    ("reseed=True", "plain port", None),
+    ("default", "where=", None),
+    ("candidates=4k", "default", None),
+    ("default", "soft sort", (2, 32)),
+    ("default", "soft sort", (256,)),
+    ("default", "gated top k", None),
+    ("topk_mask", "threshold mask", None),
+    ("topk_mask", "topk_mask, traced k", None),
+]
 
 
 def text(results):
@@ -34,3 +48,19 @@ def entry(pair):
     busy = " / ".join("-" if row is None else two_digits(row["busy_ms"]) for row in pair)
     started = " / ".join("-" if row is None else f"{row['kernels']:.0f}" for row in pair)
     return f"{busy} ms, {started}"
+
+
+def comparisons(rows):
+    """A line for each pair of ways: how many times faster or slower the kernels of the first run."""
+    cells = {}
+    for row in rows:
+        way = cells.setdefault(Cell(row["batch"], row["n"], row["k"], row["d"]), {}).setdefault(
+            row["way"], {}
+        )
+        way[row["mode"]] = {"ms": row["busy_ms"]}
+    lines = []
+    for way, other, ks in COMPARED:
+        found = [{"methods": ways} for cell, ways in cells.items() if ks is None or cell.k in ks]
+        words = "all" if ks is None else "k = " + ", ".join(map(str, ks))
+        lines.append([f"{way} and {other}", words, *(in_words(found, way, other, mode) for mode in MODES)])
+    return records.markdown(["compared", "cells", "forward", "training step"], lines)

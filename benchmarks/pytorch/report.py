@@ -1,7 +1,7 @@
 """The table of `topk` beside PyTorch, from the results file alone."""
 
 from benchmarks import records
-from benchmarks.speed.summary import two_digits
+from benchmarks.speed.summary import OURS, STEP, in_words, two_digits
 
 
 def text(results):
@@ -24,3 +24,9 @@ def table(rows):
         times = [row["methods"][name].values() for row in rows]
         lines.append([name, *(" / ".join(two_digits(x["ms"]) for x in both) for both in times)])
     return records.markdown(head, lines)
+
+
+def compared(rows):
+    """In words, how many times faster a training step of `topk` is than those of both ports."""
+    plain, by_compiler = (in_words(rows, OURS, port, STEP) for port in ("PyTorch", "PyTorch, compiled"))
+    return f"{plain} than that of the port in PyTorch, and {by_compiler} than that of the compiled port"
