@@ -68,13 +68,14 @@ def algebraic(x):
     return 0.5 * (1 + half * lax.rsqrt(1 + half * half))
 
 
-def _family(unit, link):
+def _family(unit, link, hold=lax.stop_gradient):
+    """`hold` is applied to the unit."""
+
     def family(sharpness, number):
         def boost(high, low, where):
             gap = high - low
             g = jnp.maximum(unit(jnp.abs(gap), where, number), jnp.abs(gap) / 1e6)
-            g = lax.stop_gradient(jnp.where(g > 1e-30, g, 1))
-            return link(sharpness * gap / g)
+            return link(sharpness * gap / hold(jnp.where(g > 1e-30, g, 1)))
 
         return boost
 
@@ -97,3 +98,12 @@ FAMILIES = {
 
 # The best of them beside the default: family, sharpness, number.
 COMPROMISE = ("geometric algebraic", 4.0, 0.875)
+
+
+def by_live_gaps(sharpness, constant):
+    """The boost by the quantile of the gaps in the round as it is played, the unit `constant` or differentiated.
+
+    `Relative` reads the gaps from the seeds alone, and treats its unit as constant.
+    """
+    hold = lax.stop_gradient if constant else lambda unit: unit
+    return _family(quantile, logistic, hold)(sharpness, shtopk.Relative().quantile)

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 
 import shtopk
-from benchmarks import learning, records
+from benchmarks import boosts, learning, records
 from benchmarks.learning import drawn, models, report
 from benchmarks.learning.methods import BY_LOGS, METHODS, OURS
 from benchmarks.learning.peers import Moment, _log_sums, _subset
@@ -398,6 +399,28 @@ def test_what_the_docs_say_of_the_pruned_transformer():
     assert ROWS[PRUNING]["gated top k"]["failed"] == 6
     best = max([form for form in FORMS if "mask" not in form], key=lambda form: mean(PRUNING, form))
     assert best == max(FORMS, key=lambda form: mean(PRUNING, form)) == PLAIN_SLOTS
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_boost_of_the_live_gaps_is_the_slope_unless_its_unit_is_constant(constant):
+    rng = np.random.default_rng(0)
+    scores, weights = rng.standard_normal((2, 16))
+
+    def f(scores):
+        return shtopk.topk_mask(scores, 4, boost=boosts.by_live_gaps(2.0, constant)) @ weights
+
+    gradient = jax.grad(f)(scores)
+    right = np.allclose(gradient, reference.numeric_gradient(f, scores), atol=1e-6)
+    assert right != constant
+    # A mask that is free of scale does not change along the scores.
+    assert (abs(gradient @ scores) < 1e-9) != constant
+
+
+def test_what_the_docs_say_of_the_derivative_of_the_unit():
+    constant, differentiated = report.UNITS
+    assert len(measured(constant, differentiated)) == 7
+    worse = {"features-orange-skin", "features-additive", "marked-tokens"}
+    assert differ(differentiated, constant) == dict.fromkeys(worse, False)
 
 
 def test_what_the_docs_say_of_the_pace():

@@ -21,6 +21,7 @@ FORMS = {  # of the recipe, as the docs name them
 COMPARED = (*FORMS, "threshold mask", "gated top k")  # the lines of the figure
 SHOWN = (*COMPARED, "threshold mask, by the recipe")  # in the docs
 FURTHER = (*SHOWN, "recipe, 0.03 to 30")  # the methods with further seeds
+UNITS = ("recipe, live gaps", "recipe, live gaps, unit differentiated")  # in the docs, beside each other
 
 
 def path(directory, task):
@@ -108,12 +109,14 @@ def table(result):
 def by_all_seeds(results, methods=FURTHER):
     """A line for each task and a column for each method: the score over all seeds and how many of them failed.
 
-    A method that lacks the further seeds has a dash.
+    A method that lacks the further seeds has a dash, and a task that no method was measured on has no line.
     """
     lines = []
     for name, result in results.items():
         found = [s for s in summary(result) if s["method"] in methods]
-        seeds = max((s["seeds"] for s in found), default=0)
+        if not found:
+            continue
+        seeds = max(s["seeds"] for s in found)
         entries = {s["method"]: f"{_score(s)}, {s['failed']}" for s in found if s["seeds"] == seeds}
         lines.append([name, seeds, *map(entries.get, methods)])
     return records.markdown(["task", "seeds", *(FORMS.get(method, method) for method in methods)], lines)
