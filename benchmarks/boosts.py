@@ -100,10 +100,11 @@ FAMILIES = {
 COMPROMISE = ("geometric algebraic", 4.0, 0.875)
 
 
-def by_live_gaps(sharpness, constant):
-    """The boost by the quantile of the gaps in the round as it is played, the unit `constant` or differentiated.
+def by_gaps_as_played(sharpness, constant):
+    """The logistic boost whose unit is a quantile of the gaps, each round as it is played.
 
-    `Relative` reads the gaps from the seeds alone, and treats its unit as constant.
+    `constant` says whether the unit is constant under differentiation. (`Relative` measures the gaps that a round would
+    have if the better seed had won every earlier match.)
     """
     hold = lax.stop_gradient if constant else lambda unit: unit
     return _family(quantile, logistic, hold)(sharpness, shtopk.Relative().quantile)

@@ -15,8 +15,8 @@ Each operation is bilinear, hence its derivative is the product rule, `d f(x, y)
 with these rules alone, the operations have forward and reverse mode to every order. The backward pass keeps only
 `indices`, `places`, `w` and `E`: no second array of size n*d, and none of size n*k.
 
-A `custom_jvp` with a `segment_sum` as its tangent would need no primitives. Gradients would be 1.6 to 2.1 times slower
-on a CPU, and start 1 to 3 kernels more on an H100 (JAX 0.10.2), and forward mode would scatter.
+A `custom_jvp` whose tangent is a `segment_sum` would need no primitives. Its gradient was 1.6 to 2.1 times slower on a
+CPU, from n = 1024 to 16384, and started 1 to 3 kernels more on an H100 (JAX 0.10.2). Its forward mode scatters.
 
 Within a row of scores a candidate is a member of one slot, once; a bye repeats a member of its own slot with weight 0.
 A row of weight exactly 0 takes no part: a NaN in its payload reaches no slot.

@@ -6,7 +6,6 @@ of these tests fail, by one to three kernels and by one array of the size of E o
 off, in a process of its own.
 """
 
-import dataclasses
 import functools
 
 import pytest
@@ -132,6 +131,11 @@ def test_no_more_launches_than_the_plain_port(cell):
 
 
 PROGRAM = """
+%f (a: s32[]) -> s32[] {
+  %a = s32[] parameter(0)
+  ROOT %n = s32[] negate(%a)
+}
+
 %body (a: s32[]) -> s32[] {
   %a = s32[] parameter(0)
   %one = s32[] fusion(%a), kind=kLoop, calls=%f, backend_config={"estimated_cycles":"10"}
@@ -149,6 +153,7 @@ PROGRAM = """
 }
 
 %sorting (p: s64[2,16384]) -> s64[2,16384] {
+  %p = s64[2,16384]{1,0} parameter(0)
   ROOT %s = s64[2,16384]{1,0} sort(%p), dimensions={1}, to_apply=%compare
 }
 
@@ -179,14 +184,21 @@ ENTRY %main (x: s32[], y: s64[2,16384]) -> s32[] {
 
 def test_loops_sorts_and_conditionals_count_all_their_launches():
     # Of 16384 sorted eight bytes wide, 4096 fit a block: one kernel for those, two and three for the doublings.
-    sorts = (1 + 2 + 3) + 1
-    loops = (5 + 1 + 7) * 2
-    assert dataclasses.replace(count(PROGRAM), moved=0) == Count(
-        launches=sorts + loops + 1 + (1 + 2), sorts=2, loops=3, unknown_trips=1, cycles=10 * (5 + 1 + 7 + 1)
+    stages, trips = 1 + 2 + 3, 5 + 1 + 7
+    body, called = 2 * (4 + 4), 4 + 4  # bytes of the kernels, each of which reads a number and writes one
+    # Each stage reads and writes everything. The operands of the other sort are not declared.
+    sorts = stages * 2 * (8 * 2 * 16384) + 2 * 1024 * (4 + 4)
+    assert count(PROGRAM) == Count(
+        launches=stages + 1 + 2 * trips + 1 + (1 + 2),
+        sorts=2,
+        loops=3,
+        unknown_trips=1,
+        moved=sorts + body * trips + called + body,
+        cycles=10 * (trips + 1),
     )
 
 
-# Four kernels, one of them in a loop.
+# Kernels around a table of 100 rows, one of them in a loop.
 MOVING = """
 %gathering (table: f32[100,8], i: s32[2,1]) -> f32[2,8] {
   %table = f32[100,8]{1,0} parameter(0)
@@ -195,16 +207,25 @@ MOVING = """
   ROOT %rows = f32[2,8]{1,0} gather(%flat, %i), offset_dims={1}
 }
 
-%scattering (to: f32[100,8], i: s32[2,1], rows: f32[2,8]) -> f32[100,8] {
+%scattering (to: f32[100,8], i: s32[2,1], rows: f32[2,8]) -> f32[800] {
   %to = f32[100,8]{1,0} parameter(0)
   %i = s32[2,1]{1,0} parameter(1)
   %rows = f32[2,8]{1,0} parameter(2)
-  ROOT %there = f32[100,8]{1,0} scatter(%to, %i, %rows), to_apply=%add
+  %there = f32[100,8]{1,0} scatter(%to, %i, %rows), to_apply=%add
+  ROOT %flat = f32[800]{0} bitcast(%there)
 }
 
-%summing (whole: f32[100,8]) -> pred[8] {
-  %whole = f32[100,8]{1,0} parameter(0)
-  %first = f32[1,8]{1,0} slice(%whole), slice={[0:1], [0:8]}
+%filling (row: f32[1,8], at: s32[]) -> (f32[100,8], f32[1,8]) {
+  %row = f32[1,8]{1,0} parameter(0)
+  %at = s32[] parameter(1)
+  %zeros = f32[100,8]{1,0} broadcast(%zero), dimensions={}
+  %filled = f32[100,8]{1,0} dynamic-update-slice(%zeros, %row, %at, %at)
+  ROOT %both = (f32[100,8]{1,0}, f32[1,8]{1,0}) tuple(%filled, %row)
+}
+
+%summing (whole: f32[800]) -> pred[8] {
+  %whole = f32[800]{0} parameter(0)
+  %first = f32[8]{0} slice(%whole), slice={[0:8]}
   %all = f32[8]{0} reduce(%whole, %zero), dimensions={0}, to_apply=%add
   ROOT %less = pred[8]{0} compare(%all, %first), direction=LT
 }
@@ -214,12 +235,16 @@ MOVING = """
   ROOT %copied = bf16[5]{0} copy(%a)
 }
 
-ENTRY %main (table: f32[100,8], i: s32[2,1], a: bf16[5]) -> pred[8] {
+ENTRY %main (table: f32[100,8], i: s32[2,1], at: s32[], a: bf16[5]) -> pred[8] {
   %table = f32[100,8]{1,0} parameter(0)
   %i = s32[2,1]{1,0} parameter(1)
-  %a = bf16[5]{0} parameter(2)
+  %at = s32[] parameter(2)
+  %a = bf16[5]{0} parameter(3)
   %rows = f32[2,8]{1,0} fusion(%table, %i), kind=kLoop, calls=%gathering
-  %there = f32[100,8]{1,0} fusion(%table, %i, %rows), kind=kInput, calls=%scattering
+  %row = f32[1,8]{1,0} slice(%table), slice={[0:1], [0:8]}
+  %there = f32[800]{0} fusion(%table, %i, %rows), kind=kInput, calls=%scattering
+  %both = (f32[100,8]{1,0}, f32[1,8]{1,0}) fusion(%row, %at), kind=kLoop, calls=%filling
+  %updated = f32[100,8]{1,0} dynamic-update-slice(%table, %row, %at, %at)
   %loop = bf16[5]{0} while(%a), condition=%never, body=%body, backend_config={"known_trip_count":{"n":"7"}}
   ROOT %less = pred[8]{0} fusion(%there), kind=kLoop, calls=%summing
 }
@@ -227,11 +252,15 @@ ENTRY %main (table: f32[100,8], i: s32[2,1], a: bf16[5]) -> pred[8] {
 
 
 def test_bytes_are_what_each_kernel_reads_and_writes():
-    table, rows, indices = 4 * 100 * 8, 4 * 2 * 8, 4 * 2
+    table, rows, indices, row, at = 4 * 100 * 8, 4 * 2 * 8, 4 * 2, 4 * 8, 4
     gathering = rows + indices + rows  # of the table, two rows
+    slicing = row + row
     scattering = rows + indices + rows + rows  # two rows of the table, read and written in place
-    summing = table + 8  # the slice is not all that reads the table
-    assert count(MOVING).moved == gathering + scattering + summing + 7 * (2 * 5 + 2 * 5)
+    filling = row + at + table + row  # an array made here is written as a whole
+    updating = row + at + row  # of the table, one row is written and none is read
+    summing = table + 8  # all of the table, although one user only slices it
+    in_loop = 7 * (2 * 5 + 2 * 5)
+    assert count(MOVING).moved == gathering + slicing + scattering + filling + updating + summing + in_loop
 
 
 def test_only_kernels_that_gather_so_much_are_measured():

@@ -402,12 +402,12 @@ def test_what_the_docs_say_of_the_pruned_transformer():
 
 
 @pytest.mark.parametrize("constant", [True, False])
-def test_a_boost_of_the_live_gaps_is_the_slope_unless_its_unit_is_constant(constant):
+def test_a_boost_of_the_gaps_as_played_is_the_slope_unless_its_unit_is_constant(constant):
     rng = np.random.default_rng(0)
     scores, weights = rng.standard_normal((2, 16))
 
     def f(scores):
-        return shtopk.topk_mask(scores, 4, boost=boosts.by_live_gaps(2.0, constant)) @ weights
+        return shtopk.topk_mask(scores, 4, boost=boosts.by_gaps_as_played(2.0, constant)) @ weights
 
     gradient = jax.grad(f)(scores)
     right = np.allclose(gradient, reference.numeric_gradient(f, scores), atol=1e-6)

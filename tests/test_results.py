@@ -5,6 +5,8 @@ import pytest
 
 from benchmarks import records
 from benchmarks.boosts import COMPROMISE
+from benchmarks.compiled import report as compiled
+from benchmarks.compiled.cells import CELLS
 from benchmarks.devices import report as devices
 from benchmarks.profiled import report as profiled
 from benchmarks.published import published_seconds
@@ -200,6 +202,38 @@ def test_what_the_docs_say_of_calls_in_a_queue_on_a_gpu():
     (narrow,) = (row["methods"] for row in ON_GPU["rows"] if (row["n"], row["k"]) == (2**16, 2**12))
     steps = [narrow[name][summary.STEP]["ms"] for name in (summary.CANDIDATES, summary.OURS)]
     assert round(steps[0] / steps[1], 1) == 1.2
+
+
+def test_the_page_of_what_was_compiled_is_that_of_the_results():
+    text = "\n".join(compiled.text(compiled.read(records.RESULTS)))
+    assert (records.RESULTS / "compiled.md").read_text() == text
+
+
+def test_bytes_are_compared_in_the_cells_of_the_table():
+    rows = [
+        {**cell._asdict(), "way": way, "mode": "gradient", "moved": moved}
+        for cell in CELLS
+        for way, moved in (("default", 3.0), ("plain port", 6.0 + 3 * (cell.k == 2)))
+    ]
+    narrow = CELLS[-1]._replace(d=8)
+    rows += [row | narrow._asdict() | {"moved": 9 * row["moved"] ** 2} for row in rows[-2:]]
+    assert compiled.port_moves(rows) == "2 to 3 times as many bytes"
+
+
+def test_kernels_are_compared_by_their_time_in_the_cells_named():
+    busy_ms = {
+        ("default", 2): 2.0, ("soft sort", 2): 1.0, ("default", 256): 2.0, ("soft sort", 256): 8.0
+    }  # fmt: skip
+    rows = [
+        {"way": way, "batch": 16, "n": 8192, "k": k, "d": 32, "mode": mode, "busy_ms": ms}
+        for (way, k), ms in busy_ms.items()
+        for mode in ("forward", "gradient")
+    ]
+    lines = [line for line in profiled.comparisons(rows) if "soft sort" in line]
+    assert lines == [
+        "| default and soft sort | k = 2, 32 | 2 times slower | 2 times slower |",
+        "| default and soft sort | k = 256 | 4 times faster | 4 times faster |",
+    ]
 
 
 def test_pytorch_was_timed_on_the_same_gpu():

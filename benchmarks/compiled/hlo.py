@@ -26,7 +26,7 @@ def computations(text):
 
 
 def parsed(line):
-    """`root`, `name`, `type`, `op` and `operands` of an instruction; None if the line is none."""
+    """`root`, `name`, `type`, `op` and `operands` of an instruction; None if the line has none."""
     return _INSTRUCTION.match(line)
 
 
@@ -42,7 +42,7 @@ def size(types):
 
 
 def called(role, line):
-    """The computation that an instruction calls in a role: `body`, `condition`, `to_apply` or `calls`."""
+    """The computation that an instruction calls in a role, such as `body` of a loop or `calls` of a fusion."""
     return found(role + r"=%?([\w.\-]+)", line)
 
 

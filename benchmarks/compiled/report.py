@@ -35,8 +35,8 @@ def text(results):
     yield (
         "Nothing was run. Forward / gradient of a sum of squares in embeddings and scores, batch 16, float32; then the "
         "larger temporary memory of the two, in units of the size of E; last the longest time to compile in the row. "
-        "The second table of each has the bytes moved, forward / gradient, in the same units: what all kernels read "
-        "and write, for a GPU counted from the program, for a TPU as the compiler estimates it."
+        "The second table of a GPU has the bytes that all kernels read and write, forward / gradient, in the same "
+        "units. The bytes in the file of the TPU are the compiler's estimate, in which a loop counts once."
     )
     for target, found in results.items():
         versions = found["versions"] | found["settings"]["wheels"]
@@ -44,7 +44,8 @@ def text(results):
         yield from ["", f"## {found['settings']['target']}: {unit}", ""]
         yield ", ".join(f"{name} {version}" for name, version in versions.items() if name != "numpy") + "."
         yield from ["", *table(found["rows"], cycles if target == "tpu" else launches)]
-        yield from ["", *bytes_moved(found["rows"])]
+        if target != "tpu":
+            yield from ["", *bytes_moved(found["rows"])]
     yield ""
 
 
@@ -63,15 +64,15 @@ def table(rows, shown):
 
 def bytes_moved(rows):
     """A line for each way: the bytes that its kernels read and write, in units of the size of E."""
-    return by_way(rows, lambda pair: " / ".join(f"{row['moved']:.3g}" for row in pair), {})
+    return by_way(rows, lambda pair: " / ".join(f"{at_least(row)}{row['moved']:.3g}" for row in pair), {})
 
 
 def port_moves(rows):
     """In words, how many times as many bytes a training step of the plain port moves as one of the default."""
-    steps = {(row["way"], row["n"], row["k"]): row["moved"] for row in rows if row["mode"] == "gradient"}
-    sizes = [(cell.n, cell.k) for cell in CELLS]
-    more = sorted(steps["plain port", *size] / steps["default", *size] for size in sizes)
-    return f"{span(more[0], more[-1])} times as many bytes"
+    moved = {key(row): row["moved"] for row in rows}
+    cells = [(*cell, "gradient") for cell in CELLS]
+    more = [moved["plain port", *cell] / moved["default", *cell] for cell in cells]
+    return f"{span(min(more), max(more))} times as many bytes"
 
 
 def by_way(rows, entry, last):

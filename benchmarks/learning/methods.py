@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import shtopk
-from benchmarks.boosts import COMPROMISE, FAMILIES, by_live_gaps
+from benchmarks.boosts import COMPROMISE, FAMILIES, by_gaps_as_played
 from benchmarks.learning import drawn, peers
 
 SWITCH = 0.75  # the progress at which the second of two methods takes over
@@ -190,9 +190,11 @@ METHODS = {
     "recipe, candidates=4k": by_recipe(narrow=4),
     "recipe, Relative": by_recipe(boost=shtopk.Relative, sharpness=(0.05, 16.0)),
     "recipe, geometric quantile": by_recipe(boost=geometric, sharpness=(0.05, 16.0)),
-    "recipe, live gaps": by_recipe(boost=partial(by_live_gaps, constant=True), sharpness=(0.05, 16.0)),
-    "recipe, live gaps, unit differentiated": by_recipe(
-        boost=partial(by_live_gaps, constant=False), sharpness=(0.05, 16.0)
+    "recipe, gaps as played": by_recipe(
+        boost=partial(by_gaps_as_played, constant=True), sharpness=(0.05, 16.0)
+    ),
+    "recipe, gaps as played, unit differentiated": by_recipe(
+        boost=partial(by_gaps_as_played, constant=False), sharpness=(0.05, 16.0)
     ),
     "recipe, scores x 1000": by_recipe(before=lambda scores: 1000 * scores),
     "recipe, scores + 100": by_recipe(before=lambda scores: scores + 100),
@@ -247,8 +249,8 @@ LEFT_OUT = {
         "recipe, straight-through",
         "recipe, by drawn slots, second order",
         "recipe, drawn outright",
-        "recipe, live gaps",
-        "recipe, live gaps, unit differentiated",
+        "recipe, gaps as played",
+        "recipe, gaps as played, unit differentiated",
         "gated top k, noisy",
         "softmax straight-through",
         "Gumbel straight-through",

@@ -21,7 +21,10 @@ FORMS = {  # of the recipe, as the docs name them
 COMPARED = (*FORMS, "threshold mask", "gated top k")  # the lines of the figure
 SHOWN = (*COMPARED, "threshold mask, by the recipe")  # in the docs
 FURTHER = (*SHOWN, "recipe, 0.03 to 30")  # the methods with further seeds
-UNITS = ("recipe, live gaps", "recipe, live gaps, unit differentiated")  # in the docs, beside each other
+UNITS = (
+    "recipe, gaps as played",
+    "recipe, gaps as played, unit differentiated",
+)  # in the docs, beside each other
 
 
 def path(directory, task):
