@@ -402,7 +402,7 @@ def test_what_the_docs_say_of_the_pruned_transformer():
 
 
 @pytest.mark.parametrize("constant", [True, False])
-def test_a_boost_of_the_gaps_as_played_is_the_slope_unless_its_unit_is_constant(constant):
+def test_the_gradient_is_the_slope_unless_the_unit_is_constant(constant):
     rng = np.random.default_rng(0)
     scores, weights = rng.standard_normal((2, 16))
 

@@ -10,15 +10,13 @@ import math
 import re
 from dataclasses import dataclass
 
-from benchmarks.compiled.hlo import called, computations, found, parsed, size
+from benchmarks.compiled.hlo import arrays, called, computations, found, parsed, size
 from benchmarks.compiled.moved import moved
 
 # Instructions for which nothing is started: names for buffers that are there already.
 FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"
 }  # fmt: skip
-_GATHER = r" = [a-z]+\d*\[([\d,]*)\]\S* gather\("
-_OPERAND = re.compile(r"[a-z]+(?P<bits>\d+)\[(?P<shape>[\d,]+)\]")
 
 
 @dataclass
@@ -59,8 +57,10 @@ def gathering(text, least):
 
 def _gathered(line):
     """The number of elements that an instruction gathers."""
-    shape = found(_GATHER, line)
-    return 0 if shape is None else math.prod(map(int, filter(None, shape.split(","))))
+    instruction = parsed(line)
+    if instruction is None or instruction["op"] != "gather":
+        return 0
+    return sum(math.prod(shape) for _, shape in arrays(instruction["type"]))
 
 
 def _count(by_name, name):
@@ -119,9 +119,9 @@ def _sort_stages(by_name, line, op):
         return 0
     if line is None:
         return 0
-    arrays = [*_OPERAND.finditer(line.split(" sort(")[0])]
-    width = sum(int(array["bits"]) // 8 for array in arrays)
-    length = int(arrays[0]["shape"].split(",")[-1])
+    sorted_together = arrays(parsed(line)["type"])
+    width = sum(bits // 8 for bits, _ in sorted_together)
+    length = sorted_together[0][1][-1]
     block = 4096 if width <= 8 else 2048
     doublings = max(0, math.ceil(math.log2(max(2, length))) - int(math.log2(block)))
     return 1 + sum(wide + 1 for wide in range(1, doublings + 1))

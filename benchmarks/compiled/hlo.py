@@ -35,10 +35,15 @@ def operands(instruction):
     return re.findall(r"%([\w.\-]+)", instruction["operands"])
 
 
+def arrays(types):
+    """`[(bits of an element, shape)]` of an array, or of the arrays of a tuple."""
+    found = ((array["bits"] or "8", array["shape"]) for array in _ARRAY.finditer(types))
+    return [(int(bits), tuple(map(int, filter(None, shape.split(","))))) for bits, shape in found]
+
+
 def size(types):
     """The bytes of an array, or of all arrays of a tuple."""
-    arrays = ((array["bits"] or "8", array["shape"]) for array in _ARRAY.finditer(types))
-    return sum(int(bits) * math.prod(map(int, filter(None, shape.split(",")))) // 8 for bits, shape in arrays)
+    return sum(bits * math.prod(shape) // 8 for bits, shape in arrays(types))
 
 
 def called(role, line):

@@ -54,11 +54,11 @@ def comparisons(rows):
     """A line for each pair of ways: how many times faster or slower the kernels of the first run."""
     cells = {}
     for row in rows:
-        ways = cells.setdefault(key(row)[1:5], {})
+        ways = cells.setdefault(Cell(*key(row)[1:5]), {})
         ways.setdefault(row["way"], {})[row["mode"]] = {"ms": row["busy_ms"]}
     lines = []
     for way, other, ks in COMPARED:
-        found = [{"methods": ways} for cell, ways in cells.items() if ks is None or Cell(*cell).k in ks]
+        found = [{"methods": ways} for cell, ways in cells.items() if ks is None or cell.k in ks]
         words = "all" if ks is None else "k = " + ", ".join(map(str, ks))
         lines.append([f"{way} and {other}", words, *(in_words(found, way, other, mode) for mode in MODES)])
     return records.markdown(["compared", "cells", "forward", "training step"], lines)
