@@ -138,7 +138,7 @@ def _sigmoid(name, sharpness, gap):
 @pytree("sharpness")
 @dataclass(frozen=True)
 class Scaled:
-    """The boost that takes a softmax of the two scores times a constant, `w = sigmoid(C * (high - low))`.
+    """The boost that multiplies both scores by a constant and takes their softmax, `w = sigmoid(C * (high - low))`.
 
     This is `softmax(C*x, C*y)` of Pietruszka et al. 2021, "Novel Successive Halving Top-k". `anneal` returns it.
 
@@ -196,7 +196,7 @@ class Power:
 @pytree("sharpness", "quantile")
 @dataclass(frozen=True)
 class Relative:
-    """The default boost: a softmax of the two scores, divided by a typical gap of the round.
+    """The default boost: the softmax of the two scores in units of a typical gap of the round.
 
     `w = sigmoid(C * (high - low) / g)`. The unit `g` is a quantile of the gaps of the matches that are played in the
     round, counted from the widest, interpolated linearly, and constant under differentiation. Matches against a score
@@ -204,12 +204,14 @@ class Relative:
     weights stay the same.
 
     A round may span clusters. For example, most of its matches may be between rows and finite padding, and the quantile
-    is then the distance to the padding. So a second distance `s` is measured, between the better side an eighth of the
-    way down the matches and the better side half of the way down. If these two tie, `s` is the distance between the
-    best side and the side half of the way down. A quantile lies between two gaps. If `s > 0` and the wider gap exceeds
-    `100 * s`, then `g = s`, and matches across clusters are decided outright. Otherwise, if the wider gap exceeds 1e4
-    times the narrower one, as next to an outlier, and the narrower one is not 0, the narrower gap is `g`. If the
-    quantile is a gap between infinite scores, the narrowest gap is `g`.
+    is then the distance to the padding. So a spread `s` is measured as well, the distance between the better sides an
+    eighth and half of the way down the matches. (If these two tie, `s` is the distance between the best side and the
+    side half of the way down.) The quantile lies between a wider and a narrower gap:
+
+    - If `s > 0` and the wider gap exceeds `100 * s`, then `g = s`. Matches across clusters are then decided outright.
+    - Otherwise, if the narrower gap is not 0 and the wider one exceeds 1e4 times the narrower one, as next to an
+      outlier, then `g` is the narrower gap.
+    - If the quantile is a gap between infinite scores, `g` is the narrowest gap.
 
     In a tournament the gaps are those that the round would have if the better seed had won every earlier match. These
     gaps come widest first, and do not depend on the sharpness. A match is a tie if its gap and `g` are both at most 4

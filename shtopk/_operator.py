@@ -67,8 +67,8 @@ def topk(
       embeddings: `(..., n, *features)` floating, or a pytree of such arrays. The leading axes are those of `scores`; an
         axis of size 1 is shared by all rows of scores.
       scores: `(..., n)` floating, larger is better. Of two tied candidates, the one with the lower index is the better
-        seed. If the two play each other, each gets weight 1/2. NaN ranks first. The score of its slot is NaN, and so is
-        the row if the NaN plays a match.
+        seed. If the two play each other in their first match, they share it evenly. NaN ranks first. The score of its
+        slot is NaN, and so is the row if the NaN plays a match.
       k: static int, `1 <= k <= n`.
       boost: sets the weight of the better side of each match (see `Boost`): `Relative`, which does not depend on the
         scale of the scores, `Scaled`, `Power`, or your own function. If the boost is a pytree, its numbers are
@@ -89,7 +89,7 @@ def topk(
         of the embeddings. The mean over draws is the mixture. In the backward pass the scores get the gradient of the
         mixture, the embeddings that of the rows that were returned, and t gets 0. `draw` needs `key`, and excludes
         `straight_through`.
-      key: a key of `jax.random` for `draw`; with an `axis_name`, the same on all devices of that axis.
+      key: a key of `jax.random` for `draw`. With an `axis_name`, pass the same key on all devices of that axis.
       order: "score" returns the slots in the order of the bracket. Their scores may be out of order, because a soft
         boost mixes the scores of its members. "position" sorts the slots by `indices`, the positions of their champions
         or drawn members in the input. Surplus slots come last.

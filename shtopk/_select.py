@@ -36,7 +36,7 @@ class Selection:
       indices: `(..., k, M)` int32, the members of each slot among the n candidates. A bye repeats a member of
         its own slot.
       weights: `(..., k, M)` float32 or float64, the weights of the members; 0 for byes and for rows outside `where`.
-        The weights of a slot sum to 1; those of a surplus slot are 0. Weights that you replace must be 0 for byes.
+        The weights of a slot sum to 1; those of a surplus slot are 0. If you replace them, set those of byes to 0.
       scores: `(..., k)` in the dtype of the scores given, the scores of the slots; -inf for a surplus slot.
       places: `(..., n)` int32, the place of each candidate among the members, `slot * M + member`; k * M for a
         candidate in no slot.
@@ -123,8 +123,9 @@ class Selection:
         """Draw one member of each slot by its weight, `(..., k)` int32; n for a surplus slot.
 
         Slots are drawn independently, and no candidate is in two slots. So the k indices are distinct, and candidate i
-        is among them with probability `m_i`, its entry of the mask. `key` is a key of `jax.random`, with an `axis_name`
-        the same on all devices of that axis. The indices are constant under differentiation; `log_prob` has a gradient.
+        is among them with probability `m_i`, its entry of the mask. `key` is a key of `jax.random`. With an
+        `axis_name`, pass the same key on all devices of that axis. The indices are constant under differentiation;
+        `log_prob` has a gradient.
 
         >>> s = select(jnp.array([4.0, 3.0, 2.0, 1.0]), 2, boost=lambda high, low, where: 1.0 * where)
         >>> s.sample(jax.random.key(0)).tolist()  # the best two, for sure

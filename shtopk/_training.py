@@ -47,8 +47,8 @@ def anneal(
     each part.
 
     Args:
-      scores: `(..., n)` floating, larger is better, of the whole batch. Call `anneal` outside of a `jax.vmap` over the
-        batch: inside, each example would have its own mean and spread.
+      scores: `(..., n)` floating, larger is better, of the whole batch. Under a `jax.vmap` over the batch, each example
+        has its own mean and spread. Do that only if the examples are not comparable.
       progress: scalar, plain or traced, from 0 at the start of the training to 1 at its end. A traced value is clipped
         to [0, 1].
       key: a key of `jax.random`, a new one for each step; None for no noise.
