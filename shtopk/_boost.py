@@ -182,8 +182,7 @@ class Power:
         high, low, where = _checks.matches(high, low, where)
         log_base = jnp.log(_checks.number("Power.base", self.base, high.dtype))
         limit = float(jnp.finfo(high.dtype).max)
-        high = jnp.clip(high * log_base, -limit, limit)
-        low = jnp.clip(low * log_base, -limit, limit)
+        high, low = (jnp.clip(x * log_base, -limit, limit) for x in (high, low))
         # Above exp(60) the sigmoid is 0, 1 or (in a tie) 1/2 whatever the scale. So both powers are scaled down to
         # exp(60) together, which avoids inf - inf, and are constant under differentiation, as the sigmoid is there.
         # The larger one is subtracted first, because `high - 60` is `high` where the spacing of floats is above 60.
@@ -242,11 +241,11 @@ class Relative:
 def _relative_weights(boost, high, low, where, unit):
     """The weights `(h,)` of `high` by `Relative`, for half the unit, a scalar; 1/2 where a match is not contested."""
     gap = jnp.where(where, half_gap(high, low), 0)
-    size, larger = jnp.maximum(unit, jnp.abs(gap)), 0.5 * jnp.maximum(jnp.abs(high), jnp.abs(low))
-    tie = size <= _ROUNDINGS * float(jnp.finfo(gap.dtype).eps) * larger
-    # A unit far below the gap of the match saturates the sigmoid anyway. In a tie any unit gives w = 1/2. The
-    # larger score as unit, or 1 if that is below the range of normal numbers, keeps the gradient moderate.
-    unit = jnp.where(tie, larger, jnp.maximum(unit, size / _WIDEST_RATIO))
+    wider, larger = jnp.maximum(unit, jnp.abs(gap)), 0.5 * jnp.maximum(jnp.abs(high), jnp.abs(low))
+    tie = wider <= _ROUNDINGS * float(jnp.finfo(gap.dtype).eps) * larger
+    # In a tie any unit gives w = 1/2, and the larger score keeps the gradient moderate. Elsewhere a unit far below the
+    # gap saturates the sigmoid anyway. A unit below the range of normal numbers is replaced by 1.
+    unit = jnp.where(tie, larger, jnp.maximum(unit, wider / _WIDEST_RATIO))
     unit = lax.stop_gradient(jnp.where(unit > float(jnp.finfo(gap.dtype).tiny) * 2**24, unit, 1))
     return _sigmoid("Relative.sharpness", boost.sharpness, gap / unit)
 

@@ -13,32 +13,31 @@ from shtopk._seeding import filled, taken
 
 
 def bracket(entry, n, boost, k, reseed, candidates):
-    """The tournament of one row, which the e best candidates of `entry` enter.
+    """The tournament of one row, which the best `candidates` of `entry` enter.
 
     Returns the scores of the slots `(k,)`; the weight of each place in the bracket, and the candidate in it, in the
     place of a bye its opponent of the first round, `(k * M,)` both; and the place of each of the n candidates `(n,)`,
     k * M for a candidate that does not enter.
     """
     ranked, count, above, order, rank = seeded(entry, n, candidates)
-    entrants = ranked.shape[0]
-    rounds = _rounds.round_count(entrants, k)
+    rounds = _rounds.round_count(candidates, k)
     width = k << rounds
     own = centred(boost, ranked, _rounds.at_most(count, k) - 1)
     slot_scores, weights, seeds = _rounds.play(
-        jnp.pad(own, (0, width - entrants)), count, above, k, boost, reseed
+        jnp.pad(own, (0, width - candidates)), count, above, k, boost, reseed
     )
     slot_scores = _moved_back(slot_scores, own[:k], ranked[:k])
 
-    # Seeds from e on are byes. A candidate that does not enter has rank e, which is k * M where there are no byes.
-    indices = jnp.concatenate([order, jnp.flip(order[: width - entrants])])
-    places = rank if entrants == width else jnp.where(rank < entrants, rank, width)
+    # Seeds from `candidates` on are byes, and that is the rank of a candidate that does not enter.
+    indices = jnp.concatenate([order, jnp.flip(order[: width - candidates])])
+    places = rank if candidates == width else jnp.where(rank < candidates, rank, width)
     if reseed and rounds > 1:
         indices, places = taken(indices, seeds), filled(ranks(seeds, width), places, width)
     return slot_scores, weights, indices, places
 
 
 def seeded(entry, n, candidates):
-    """One row of scores in the order of the seeds, for the e best candidates of `entry`, which enter the tournament.
+    """One row of scores by seed, for the best `candidates` of `entry`, e of them, which enter the tournament.
 
     Returns their scores `(e,)`, best first, the number of them that take part, the number of these above -inf, their
     indices among n `(e,)`, and the seed of each of the n candidates `(n,)`, e for a candidate that does not enter.
@@ -48,12 +47,11 @@ def seeded(entry, n, candidates):
     above = lax.stop_gradient(scores) != -jnp.inf
     above = jnp.sum(above if where is None else above & where, dtype=jnp.int32)
     ranked, order, rank = by_seed(scores, where, candidates)
-    ranked, entrants = whole_cotangent(ranked), order.shape[0]
-    count = entrants if where is None else jnp.minimum(jnp.sum(where, dtype=jnp.int32), entrants)
+    count = candidates if where is None else jnp.minimum(jnp.sum(where, dtype=jnp.int32), candidates)
     if indices is not None:
         order = taken(indices, order)
         rank = ranks(order, n)
-    return ranked, count, jnp.minimum(above, entrants), order, rank
+    return whole_cotangent(ranked), count, jnp.minimum(above, candidates), order, rank
 
 
 def _moved_back(slot_scores, own, ranked):

@@ -135,13 +135,10 @@ def static_int(name, value, low, high, bounds):
             raise TypeError
         number = operator.index(value)
     except TypeError:
+        convertible = isinstance(value, str) or hasattr(value, "__int__")
+        remedy = f"convert it with int({name})" if convertible else "pass an int"
         raise TypeError(
-            f"{name} must be an int, got {value!r} of type {type(value).__name__}; "
-            + (
-                f"convert it with int({name})"
-                if isinstance(value, str) or hasattr(value, "__int__")
-                else "pass an int"
-            )
+            f"{name} must be an int, got {value!r} of type {type(value).__name__}; {remedy}"
         ) from None
     if not low <= number <= high:
         raise ValueError(f"{name} must satisfy {bounds}, got {name}={number}; pass {low} to {high}")
@@ -222,7 +219,7 @@ def draw(value, random_key, straight_through):
             f"draw and key go together, got draw={value!r} and key={random_key!r}; pass both, "
             "for instance draw=1.0, key=jax.random.key(0), or neither"
         )
-    if straight_through:
+    if flag("straight_through", straight_through):
         raise ValueError("draw and straight_through both set the forward pass; pass one of them")
     return fraction("draw", value, "0 is the mixture, 1 a row"), key(random_key)
 
@@ -300,7 +297,7 @@ def flag(name, value):
     )
 
 
-def boost(value) -> Any:  # a `Boost`, which is defined above this module
+def boost(value) -> Any:  # a `Boost`, whose module imports this one
     """A callable. If it is a pytree of numbers, its leaves must be numbers or arrays."""
     if not callable(value) or isinstance(value, type):
         got = _kind(value) if isinstance(value, tuple) else repr(value)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from shtopk import _checks
 from shtopk._jit import compiled, over_rows
-from shtopk._operator import TopK, column
+from shtopk._operator import TopK, checked, column
 from shtopk._precision import accumulation_dtype, narrowed
 from shtopk._select import Payload
 
@@ -43,8 +43,7 @@ def iterative_topk(
       normalizer: "softmax" divides by the sum of all terms. "paper" leaves the term of the maximum out of the sum, as
         Algorithm 1 prints it. The weights then sum to more than 1, without bound if no other score is near. If no other
         row is left, as in the last step for k = n, the slot is NaN.
-      where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus
-        slots are rows of zeros with score -inf.
+      where: see `topk`.
 
     Returns:
       `TopK(embeddings, scores, indices)`: `(..., k, *features)` for each leaf, in its dtype; `(..., k)` in the dtype of
@@ -59,12 +58,9 @@ def iterative_topk(
     >>> [f"{x:.4f}" for x in out.embeddings[0] / out.embeddings[0, 0]]  # 2**0, 2**-1, 2**-4
     ['1.0000', '0.5000', '0.0625']
     """
-    scores = _checks.scores(scores)
-    embeddings = _checks.embeddings(embeddings, scores.shape)
-    where = _checks.where(where, scores.shape)
+    scores, embeddings, where, k = checked(embeddings, scores, k, where)
     _checks.choice("normalizer", normalizer, ("softmax", "paper"))
     alpha = _checks.within("alpha", alpha, lambda x: x >= 0, "0 (all rows weigh the same) or more")
-    k = _checks.k(k, scores.shape[-1])
     return _iterative(embeddings, scores, where, alpha, k=k, normalizer=normalizer)
 
 

@@ -12,10 +12,9 @@ Function = TypeVar("Function", bound=Callable)
 
 
 def compiled(*static: str) -> Callable[[Function], Function]:
-    """Decorate `function(*arrays, boost, **options)`: compiled once for each shape and value of `static` options.
+    """Decorate `function(*arrays, **options)`: compiled once for each shape and value of the `static` options.
 
-    Arrays (pytrees, too) and a boost's numbers are traced. Inside the user's own `jit` the call is compiled as a part
-    of it.
+    Arrays and pytrees, such as a boost, are traced. Inside the user's own `jit` the call is compiled as a part of it.
     """
 
     def decorate(function) -> Any:
@@ -35,13 +34,9 @@ def compiled(*static: str) -> Callable[[Function], Function]:
 
 def over_rows(row, axes):
     """`row(*arrays)`, for one row of scores, mapped over `axes` leading axes; an array of size 1 there is shared."""
-    for _ in range(axes):
-        row = over_axis(row)
-    return row
-
-
-def over_axis(f):
-    """`f(*arrays)` mapped over one leading axis; an array of size 1 there is shared by the others."""
+    if axes == 0:
+        return row
+    f = over_rows(row, axes - 1)
 
     def mapped(*arrays):
         arrays = match_sharding(arrays)

@@ -71,18 +71,14 @@ def topk_mask(
     boost = checked_boost(boost)
     devices = _sharding.over(axis_name)
     n = scores.shape[-1] * devices.size
-    options = {
-        "reseed": _checks.flag("reseed", reseed),
-        "log": _checks.flag("log", log),
-        "devices": devices,
-    }
+    options = {"reseed": _checks.flag("reseed", reseed), "log": _checks.flag("log", log), "devices": devices}
     k = _checks.real_or_traced_k(k, n)
     if isinstance(k, jax.Array):
         candidates = _checks.candidates(candidates, 1, n)
         return _mask_of_traced_k(scores, where, k, boost, candidates=candidates, **options)
     candidates = _checks.candidates(candidates, math.ceil(k), n)
     whole = math.floor(k)
-    part = None if k == whole else k - whole
+    part = k - whole or None
     return _mask(scores, where, boost, part, k=whole, candidates=candidates, **options)
 
 
@@ -121,10 +117,12 @@ def _mask_of_traced_k(scores, where, k, boost, *, reseed, candidates, log, devic
         if jnp.issubdtype(k.dtype, jnp.integer):
             out = mask(jnp.maximum(k, 1))
         else:
-            # At k = count, interpolate between count - 1 and count, so that the derivative in k is that from below.
-            last = jnp.clip(count, 1, candidates)
+            # Interpolate between the masks of `low` and `low + 1`. At k = count these are count - 1 and count, so that
+            # the derivative in k is that from below. (`jnp.minimum` would halve it there.)
+            last = jnp.maximum(count, 1)
             low = jnp.clip(k.astype(jnp.int32), 1, jnp.maximum(1, last - 1))
-            part = jnp.where(k > last.astype(k.dtype), last.astype(k.dtype), k) - low.astype(k.dtype)
+            most = last.astype(k.dtype)
+            part = jnp.where(k > most, most, k) - low.astype(k.dtype)
             part = part.astype(accumulation_dtype(scores.dtype))
             lower, upper = jax.vmap(mask)(jnp.stack([low, jnp.minimum(low + 1, candidates)]))
             out = _weighed(1 - part, lower) + _weighed(part, upper)

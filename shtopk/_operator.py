@@ -115,7 +115,7 @@ def topk(
     [-1.0, 1.0, 1.0, -1.0]
     """
     devices = _sharding.over(axis_name)
-    scores, embeddings, where, k = _checked(embeddings, scores, k, where, order, devices.size)
+    scores, embeddings, where, k = checked(embeddings, scores, k, where, order, devices.size)
     draw, key = _checks.draw(draw, key, straight_through)
     return _topk(
         embeddings,
@@ -150,9 +150,7 @@ def hard_topk(
       embeddings: `(..., n, *features)` of any dtype but random keys, for example token ids, or a pytree of such arrays.
         The leading axes are those of `scores`; an axis of size 1 is shared by all rows of scores.
       scores: `(..., n)` floating, larger is better; ties go to the lower index, NaN ranks first, -0.0 ties with 0.0.
-      k: static int, `1 <= k <= n`.
-      where: boolean, broadcastable to `(..., n)`; True = takes part. With fewer than k such rows the surplus
-        slots are rows of zeros with score -inf.
+      k, where: see `topk`.
       order: "score" returns the best row first, "position" keeps the order of the input.
 
     Returns:
@@ -166,11 +164,12 @@ def hard_topk(
     >>> hard_topk(jnp.array([[1.0], [2.0], [3.0]]), jnp.array([0.3, 0.1, 0.2]), 2).embeddings.tolist()
     [[1.0], [3.0]]
     """
-    scores, embeddings, where, k = _checked(embeddings, scores, k, where, order, any_dtype=True)
+    scores, embeddings, where, k = checked(embeddings, scores, k, where, order, any_dtype=True)
     return _hard(embeddings, scores, where, k=k, order=order)
 
 
-def _checked(embeddings, scores, k, where, order, devices=1, any_dtype=False):
+def checked(embeddings, scores, k, where, order="score", devices=1, any_dtype=False):
+    """The arguments that `topk`, `hard_topk` and `iterative_topk` share."""
     scores = _checks.scores(scores)
     embeddings = _checks.embeddings(embeddings, scores.shape, any_dtype=any_dtype)
     where = _checks.where(where, scores.shape)

@@ -32,7 +32,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from shtopk._jit import implementation, over_axis
+from shtopk._jit import implementation, over_rows
 from shtopk._precision import accumulation_dtype
 from shtopk._reorder import one_long_row
 from shtopk._seeding import filled, taken
@@ -217,7 +217,7 @@ def _leading(f, shape, dtype, split):
             places = jnp.where(places < width, places + width * row[:, None], batch * width)
             indices, x, y = (a.reshape(batch * a.shape[-2], a.shape[-1]) for a in (indices, x, y))
             return f(indices, places.reshape(-1), x, y, dtype=dtype).reshape(*sizes, *shape(*operands))
-        return over_axis(mapped)(*operands)
+        return over_rows(mapped, 1)(*operands)
 
     return mapped
 
@@ -270,7 +270,13 @@ def _primitive(name, like, shape, default, **platforms):
         summed = _summed_one_by_one if platform == "cpu" else _summed
         mlir.register_lowering(primitive, _lowering(shape, default, f, summed), platform=platform)
     batching.primitive_batchers[primitive] = batch
-    ad.primitive_jvps[primitive] = _product_rule(primitive)
+    ad.defjvp(  # d f(x, y) = f(dx, y) + f(x, dy)
+        primitive,
+        None,
+        None,
+        lambda dx, indices, places, x, y, **params: primitive.bind(indices, places, dx, y, **params),
+        lambda dy, indices, places, x, y, **params: primitive.bind(indices, places, x, dy, **params),
+    )
     return primitive
 
 
@@ -289,22 +295,6 @@ def _lowering(shape, default, f, summed):
             return (total(rows, axes, *operands) if axes else rows(*operands)).astype(dtype)
 
         return mlir.lower_fun(run, multiple_results=False)(ctx, *operands)
-
-    return rule
-
-
-def _product_rule(primitive):
-    """The derivative of a bilinear primitive, `d f(x, y) = f(dx, y) + f(x, dy)`."""
-
-    def rule(primals, tangents, **params):
-        *members, x, y = primals
-        *_, dx, dy = tangents
-        parts = []
-        if type(dx) is not ad.Zero:
-            parts.append(primitive.bind(*members, dx, y, **params))
-        if type(dy) is not ad.Zero:
-            parts.append(primitive.bind(*members, x, dy, **params))
-        return primitive.bind(*primals, **params), reduce(add, parts)
 
     return rule
 

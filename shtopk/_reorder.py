@@ -43,7 +43,6 @@ def _value_of_jvp(primals, tangents):
     return value_of(*primals), tangents[1]
 
 
-@jax.custom_jvp
 def whole_cotangent(x):
     """`x`. In the backward pass its cotangent is computed in full before any kernel gathers from that cotangent.
 
@@ -51,12 +50,7 @@ def whole_cotangent(x):
     gradient by candidate, and computes that pass again for each score. On an H200 that kernel took three quarters of a
     gradient at 16 x 16384 scores and k = 2 (JAX 0.11).
     """
-    return x
-
-
-@whole_cotangent.defjvp
-def _whole_cotangent_jvp(primals, tangents):
-    return whole_cotangent(*primals), lax.optimization_barrier(*tangents)
+    return value_of(x, lax.optimization_barrier(x))
 
 
 def reordered(x, index, inverse):
@@ -131,7 +125,7 @@ def _row_primitive(name, long_row, out, *static):
         )
         return primitive.bind(*operands, **params), 0
 
-    primitive = Primitive(name)
+    primitive = Primitive(f"shtopk_{name}")
     primitive.def_abstract_eval(out)
     primitive.def_impl(implementation(primitive, *static))
     mlir.register_lowering(primitive, lower)
@@ -140,14 +134,12 @@ def _row_primitive(name, long_row, out, *static):
 
 
 _ranks_p = _row_primitive(
-    "shtopk_ranks",
+    "ranks",
     _positions,
     lambda order, *, n: order.update(shape=(*order.shape[:-1], n), dtype=jnp.dtype(jnp.int32)),
     "n",
 )
-_reordered_p = _row_primitive(
-    "shtopk_reordered", _entries, lambda x, index, inverse: x.update(shape=index.shape)
-)
+_reordered_p = _row_primitive("reordered", _entries, lambda x, index, inverse: x.update(shape=index.shape))
 ad.defjvp(_reordered_p, lambda dx, x, index, inverse: _reordered_p.bind(dx, index, inverse), None, None)
 ad.primitive_transposes[_reordered_p] = lambda dx, x, index, inverse: (
     _reordered_p.bind(dx, inverse, index),

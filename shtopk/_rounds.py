@@ -38,9 +38,9 @@ def round_count(n, k):
 def match(high, low, played, unit, boost):
     """The shares of `low` and the survivors' scores `(h,)` of the matches `high` against `low`, `(h,)` both.
 
-    Only the matches marked in `played` count. In the others `high` has no opponent: a bye, a share of 0 and the score
-    unchanged. An infinite or NaN score decides its match alone. The survivor's score is then `high`, because the sort
-    puts infinities at the ends. `unit` is that of the round, from `units`.
+    Only the matches marked in `played`, `(h,)` or True for all, count. In the others `high` has no opponent: a bye, a
+    share of 0 and the score unchanged. An infinite or NaN score decides its match alone. The survivor's score is then
+    `high`, because the sort puts infinities at the ends. `unit` is that of the round, from `units`.
     """
     contested = jnp.isfinite(half_gap(high, low)) & played
     boosted = low_weights(boost, high, low, contested, unit)
@@ -52,7 +52,7 @@ def match(high, low, played, unit, boost):
 
 def _between(first, end, width):
     """Which of `width` entries are from `first` to `end - 1`, `(width,)`; True if a trace can tell that all are."""
-    if isinstance(first, int) and isinstance(end, int) and (first, end) == (0, width):
+    if isinstance(first, int) and (first, end) == (0, width):
         return True
     entry = lax.iota(jnp.int32, width)
     return (entry >= first) & (entry < end)
@@ -104,8 +104,9 @@ def play(scores, count, above, k, boost, reseed):
     for r, half in enumerate(halves[:OPENING]):
         order = None
         if reseed and r:
-            part = _between(0, count, 2 * half)
-            scores, order, _ = by_seed(scores, None if part is True else part)
+            # An int is the count where every row takes part: then all entries are live after the first round.
+            live = None if isinstance(count, int) else lax.iota(jnp.int32, 2 * half) < count
+            scores, order, _ = by_seed(scores, live)
         high, low = jnp.split(scores, 2)
         share, scores = match(high, jnp.flip(low), _between(2 * half - count, half, half), unit[r], boost)
         if reseed:  # a sort separates the scores of the rounds by itself
@@ -140,9 +141,10 @@ def _cut(weights, live, boost):
 
 
 class Seats(NamedTuple):
-    """The order before a round is sorted again: the entry in each place of the bracket, and the place of each entry.
+    """The entry in each place of the bracket before a round, and the place of each entry.
 
-    Only derivatives read the places, which cost nothing without derivatives.
+    An entry is a position in the sorted scores of that round; before the first round it is a seed. Only derivatives
+    read the places, which cost nothing without derivatives.
     """
 
     entries: jax.Array

@@ -70,10 +70,9 @@ class Selection:
         With an `axis_name` the result is equal on all D devices. With `scatter=True` each device gets its own k / D
         slots, `(..., k / D, *features)`, by a reduce-scatter instead of the sum.
         """
-        embeddings = _checks.embeddings(embeddings, (*self.indices.shape[:-2], self.n // self._devices.size))
-        return _pool(
-            self, embeddings, scatter=_sharding.scatters(scatter, self.indices.shape[-2], self._devices)
-        )
+        devices, (*lead, k, _) = self._devices, self.indices.shape
+        embeddings = _checks.embeddings(embeddings, (*lead, self.n // devices.size))
+        return _pool(self, embeddings, scatter=_sharding.scatters(scatter, k, devices))
 
     def unpool(self, pooled: Payload, *, sum_axis: int | None = None) -> Payload:
         """Apply the adjoint of `pool`: row i becomes `m_i * pooled[slot of i]`, or 0 if it is in no slot.
@@ -104,10 +103,8 @@ class Selection:
     def matrix(self) -> jax.Array:
         """Return the weights as a dense matrix `(..., k, n)`, in the dtype of `scores`: `matrix @ E` is `pool(E)`."""
         k, members = self.indices.shape[-2:]
-        own = self._devices.part(self.places)
-        lead = self.indices.ndim - 2
-        slot = lax.broadcasted_iota(jnp.int32, (1,) * lead + (k, 1), lead)
-        return jnp.where(own[..., None, :] // members == slot, self.mask()[..., None, :], 0)
+        own = jax.nn.one_hot(self._devices.part(self.places) // members, k, dtype=bool, axis=-2)
+        return jnp.where(own, self.mask()[..., None, :], 0)
 
     @property
     @compiled()
@@ -212,8 +209,7 @@ def _log_prob(selection, indices):
     axes = max(indices.ndim - 1, selection.indices.ndim - 2)
 
     def row(weights, places, indices):
-        within = (indices >= 0) & (indices < selection.n)
-        place = filled(places, jnp.where(within, indices, selection.n), k * members)
+        place = filled(places, jnp.where(indices >= 0, indices, selection.n), k * members)
         # Each live slot must occur once, and n once for each surplus slot. Both n and such slots count as slot k.
         drawn = jnp.where(place < k * members, place // members, jnp.where(indices == selection.n, k, -1))
         slots = jnp.where(jnp.any(weights != 0, axis=-1), lax.iota(jnp.int32, k), k)
@@ -308,11 +304,7 @@ def select(
     Args:
       scores: `(..., n)` floating, larger is better.
       k: static int, `1 <= k <= n`.
-      boost: sets the weight of the better side of each match, see `Boost`.
-      reseed: if True, sort the survivors before every round, as Algorithm 2 does; if False, sort once.
-      where: boolean, broadcastable to `(..., n)`; True = takes part.
-      candidates: static int, `k <= candidates <= n`. Only this many candidates compete, those with the best scores.
-      axis_name: the mesh axis over which n is split, inside `jax.shard_map`, see `topk`.
+      boost, reseed, where, candidates, axis_name: see `topk`.
 
     Returns:
       A `Selection`, whose arrays have the leading axes of `scores`.
@@ -328,15 +320,13 @@ def select(
     devices = _sharding.over(axis_name)
     n = scores.shape[-1] * devices.size
     k = _checks.k(k, n)
-    candidates = _checks.candidates(candidates, k, n)
-    where = _checks.where(where, scores.shape)
     return _select(
         scores,
-        where,
+        _checks.where(where, scores.shape),
         checked_boost(boost),
         k=k,
         reseed=_checks.flag("reseed", reseed),
-        candidates=candidates,
+        candidates=_checks.candidates(candidates, k, n),
         devices=devices,
     )
 

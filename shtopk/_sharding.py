@@ -12,6 +12,8 @@ parts. So the rules of the collectives are enough, and none is written here. (Un
 that G is equal on all devices, and adds D copies of it.)
 """
 
+from functools import reduce
+from operator import add
 from typing import Any, NamedTuple
 
 import jax
@@ -83,20 +85,10 @@ class Whole(NamedTuple):
     def held(self, indices, rows):
         return indices, jnp.ones(indices.shape, bool)
 
-    def part(self, x):
-        return x
-
-    def replicate(self, tree):
-        return tree
-
     def total(self, tree, scatter=None):
         return tree
 
-    def most(self, x):
-        return x
-
-    def own_key(self, key):
-        return key
+    part = replicate = most = own_key = total
 
 
 class Split(NamedTuple):
@@ -120,7 +112,7 @@ class Split(NamedTuple):
             best, _ = seed_order(scores, where, candidates)
             indices = best + lax.axis_index(self.axis_name) * rows
             entry = Entry(scores[best], None if where is None else where[best], indices)
-        return jax.tree.map(lambda x: lax.all_gather(x, self.axis_name, tiled=True), entry)
+        return lax.all_gather(entry, self.axis_name, tiled=True)
 
     def members(self, indices, weights, places):
         """This device's share of slots whose members are `indices`, `weights` `(..., k, M)`; `places` `(..., n)`.
@@ -140,8 +132,8 @@ class Split(NamedTuple):
         own_indices, own = self.held(indices, rows)
         needed = -(-jnp.sum(own, axis=1, dtype=jnp.int32) // block)
         start = block * (jnp.cumsum(needed) - needed)
-        at = start[:, None] + jnp.cumsum(own, axis=1, dtype=jnp.int32) - 1
-        at = jnp.where(own, at, size)  # out of bounds, and dropped
+        # The position of each member in the blocks of its slot; `size`, out of bounds, drops the others' members.
+        at = jnp.where(own, start[:, None] + jnp.cumsum(own, axis=1, dtype=jnp.int32) - 1, size)
 
         # Members are in the order of the slots. An unused entry, of weight 0, repeats the entry before it, so that each
         # row is only in blocks of its own slot.
@@ -149,9 +141,8 @@ class Split(NamedTuple):
         member = lax.cummax(jnp.zeros(size, jnp.int32).at[at].set(member, mode="drop"))
         own_places = filled(at.reshape(-1), self.part(places), size)
         weights = jnp.zeros(size, weights.dtype).at[at].set(weights, mode="drop")
-        own_indices = own_indices.ravel()[member]
-        blocks = own_indices.reshape(-1, block), weights.reshape(-1, block)
-        return Members(*blocks, own_places, member[::block] // members)
+        own_indices = own_indices.ravel()[member].reshape(-1, block)
+        return Members(own_indices, weights.reshape(-1, block), own_places, member[::block] // members)
 
     def held(self, indices, rows):
         """Global `indices` as indices of this device's rows, 0 for rows of other devices; and which rows it holds."""
@@ -174,9 +165,7 @@ class Split(NamedTuple):
         """The sum over the devices; with `scatter`, an axis of the arrays, this device's part of it along that axis."""
         if scatter is None:
             return lax.psum(tree, self.axis_name)
-        return jax.tree.map(
-            lambda x: lax.psum_scatter(x, self.axis_name, scatter_dimension=scatter, tiled=True), tree
-        )
+        return lax.psum_scatter(tree, self.axis_name, scatter_dimension=scatter, tiled=True)
 
     def most(self, x):
         """The largest `x` over all devices."""
@@ -187,9 +176,7 @@ class Split(NamedTuple):
 
         The number is counted from the largest one down, because a caller may fold small numbers into the same key.
         """
-        return jax.random.fold_in(
-            key, jnp.uint32(2**32 - 1) - lax.axis_index(self.axis_name).astype(jnp.uint32)
-        )
+        return jax.random.fold_in(key, ~lax.axis_index(self.axis_name).astype(jnp.uint32))
 
 
 def over(axis_name):
@@ -243,13 +230,13 @@ def match_varying_axes(*tree):
     """
     if not any(isinstance(x, Tracer) for x in jax.tree.leaves(tree)):
         return tree
-    zeros = [jnp.zeros_like(x, shape=(), dtype=jnp.int32) for x in jax.tree.leaves(tree)]
-    zero = sum(zeros[1:], start=zeros[0])  # varies over all of their axes
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(x, shape=(), dtype=jnp.int32), tree)
+    zero = reduce(add, jax.tree.leaves(zeros))  # varies over all of their axes
 
     def like_all(x, own):
         return x if jax.typeof(own) == jax.typeof(zero) else x + zero.astype(x.dtype)
 
-    return jax.tree.map(like_all, tree, jax.tree.unflatten(jax.tree.structure(tree), zeros))
+    return jax.tree.map(like_all, tree, zeros)
 
 
 def is_split(x, axis):
@@ -265,18 +252,16 @@ def match_sharding(tree, axes=1):
     """
     leaves, structure = jax.tree.flatten(tree)
     for axis in range(axes):
-        for like in leaves:
-            over = jax.typeof(like).sharding.spec[axis]
-            if over is not None:
-                leaves = [_split_as(x, axis, like.shape[axis], over) for x in leaves]
-                break
+        like = next((x for x in leaves if is_split(x, axis)), None)
+        if like is not None:
+            leaves = [_split_as(x, axis, like) for x in leaves]
     return jax.tree.unflatten(structure, leaves)
 
 
-def _split_as(x, axis, size, over):
-    own = jax.typeof(x).sharding.spec
+def _split_as(x, axis, like):
+    own, over = jax.typeof(x).sharding.spec, jax.typeof(like).sharding.spec[axis]
     if own[axis] == over:
         return x
-    shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
+    shape = (*x.shape[:axis], like.shape[axis], *x.shape[axis + 1 :])
     spec = PartitionSpec(*own[:axis], over, *own[axis + 1 :])
     return jax.sharding.reshard(jnp.broadcast_to(x, shape), spec)
