@@ -32,7 +32,7 @@ def compiled(*static: str) -> Callable[[Function], Function]:
     return decorate
 
 
-def over_rows(row, axes):
+def over_rows(row, axes) -> Any:
     """`row(*arrays)`, for one row of scores, mapped over `axes` leading axes; an array of size 1 there is shared."""
     if axes == 0:
         return row
