@@ -66,8 +66,10 @@ def checked_boost(boost):
     if type(boost) in (Relative, Scaled):
         _checks.within("boost.sharpness", boost.sharpness, lambda x: x >= 0, "0 (an even mix) or more")
     elif type(boost) is Power:
-        _checks.within("boost.base", boost.base, lambda x: x > 0, "above 0, for instance 20.0")
-    return boost
+        _checks.within(
+            "boost.base", boost.base, lambda x: 0 < x < jnp.inf, "above 0 and finite, for instance 20.0"
+        )
+    return jax.tree.map(_checks.real, boost) if by_match(boost) else boost
 
 
 def units(boost, ranked, halves, above):
@@ -169,7 +171,7 @@ class Power:
     separates high scores far better than low scores.
 
     Attributes:
-      base: scalar > 0; 20 in the published figures.
+      base: scalar > 0, finite; 20 in the published figures.
 
     >>> w = Power(2.0)(jnp.array([1.0]), jnp.array([0.0]), jnp.array([True]))
     >>> f"{w[0]:.3f}"  # sigmoid(2**1 - 2**0)

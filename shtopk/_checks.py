@@ -169,9 +169,10 @@ def real_or_traced_k(value, n):
         )
     if array:
         return value
+    value = float(value)  # in half precision, n could be infinite
     if not 1 <= value <= n:
         raise ValueError(f"k must satisfy 1 <= k <= n, got k={value}; pass 1 to {n}")
-    return float(value)
+    return value
 
 
 def candidates(value, k, n):
@@ -242,7 +243,7 @@ def sharpness_range(value):
     """The first and the last sharpness of `anneal`: two positive scalars, plain or traced."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(f"sharpness must be a pair (first, last), got {value!r}; for instance (0.1, 100.0)")
-    numbers = [bare_number("sharpness", x) for x in value]
+    numbers = [real(bare_number("sharpness", x)) for x in value]
     known = [x for x in numbers if not (isinstance(x, Tracer) or jnp.ndim(x) or jnp.iscomplexobj(x))]
     if not all(0 < x < np.inf for x in known):
         raise ValueError(
@@ -317,7 +318,13 @@ def within(name, value, holds, bounds):
     value = bare_number(name, value)
     if isinstance(value, (int, float, np.number)) and not holds(value):
         raise ValueError(f"{name} must be {bounds}, got {value}")
-    return value
+    return real(value)
+
+
+def real(value):
+    """An integer of Python or NumPy as a float: `jit` would wrap it to 32 bits. Anything else as it is."""
+    whole = isinstance(value, (int, np.integer, np.ndarray)) and np.asarray(value).dtype.kind in "iu"
+    return float(value) if whole and np.ndim(value) == 0 else value
 
 
 def bare_number(name, value):

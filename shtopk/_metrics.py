@@ -11,6 +11,7 @@ from shtopk import _checks
 from shtopk._jit import compiled
 from shtopk._precision import accumulation_dtype, as_divisor
 from shtopk._reorder import value_of
+from shtopk._sharding import unsplit
 
 
 def nccs(reference: ArrayLike, approximation: ArrayLike) -> jax.Array:
@@ -42,6 +43,7 @@ def _nccs(reference, approximation):
     """`nccs` for checked arguments."""
     dtype = accumulation_dtype(reference.dtype, approximation.dtype)
     y, yhat = _directions(reference.astype(dtype)), _directions(approximation.astype(dtype))
+    y, yhat = unsplit(y), unsplit(yhat)
     cosines = jnp.einsum("...id,...jd->...ij", y, yhat, precision=lax.Precision.HIGHEST)
     nearest = jnp.max(cosines, axis=-1)
     nearest = value_of(jnp.clip(nearest, -1, 1), nearest)  # a rounding beyond 1

@@ -244,6 +244,13 @@ def is_split(x, axis):
     return jax.typeof(x).sharding.spec[axis] is not None
 
 
+def unsplit(x):
+    """`x` with its last axis on each device, if the type of `x` splits that axis over a mesh."""
+    if not is_split(x, -1):
+        return x
+    return jax.sharding.reshard(x, PartitionSpec(*jax.typeof(x).sharding.spec[:-1], None))
+
+
 def match_sharding(tree, axes=1):
     """The arrays of `tree`, their first `axes` axes split over a mesh as those of one of them are by its type.
 

@@ -3,6 +3,7 @@
 import re
 from typing import Any, cast
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -239,6 +240,8 @@ def test_a_boost_that_cannot_work_is_refused_by_name(function):
     for wrong in (shtopk.Scaled(-1.0), shtopk.Relative(-1)):
         with refused(ValueError, "boost.sharpness must be 0 (an even mix) or more", "got -1"):
             call(V, 2, boost=wrong)
+    with refused(ValueError, "boost.base must be above 0 and finite", "got inf"):
+        shtopk.topk_mask(V, 2, boost=shtopk.Power(np.inf))
     with refused(ValueError, "boost.base must be above 0", "got 0.0"):
         call(V, 2, boost=shtopk.Power(0.0))
     for wrong in (shtopk.Scaled, shtopk.Power, shtopk.Relative, lambda x: shtopk.Relative(6.0, x)):
@@ -359,3 +362,25 @@ def test_numpy_arrays_and_numpy_scalars_are_arrays():
     got = shtopk.topk(np.asarray(E), np.asarray(V), k, where=np.ones(5, bool))
     want = shtopk.topk(E, V, 2)
     jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+@pytest.mark.usefixtures("x32")
+@pytest.mark.parametrize("number", [3 * 10**9, 10**10, np.int64(3 * 10**9), np.array(3 * 10**9)], ids=repr)
+def test_whole_numbers_beyond_32_bits_are_those_of_floats(number):
+    """`jit` reads an integer as int32 while x64 is off."""
+    v, e = np.arange(4, dtype=np.float32) / 10, np.ones((4, 2), np.float32)
+
+    def calls(number):
+        for boost in (shtopk.Scaled(number), shtopk.Relative(number), shtopk.Power(number)):
+            yield shtopk.topk_mask(v, 2, boost=boost)
+        yield shtopk.iterative_topk(e, v, 2, alpha=number)
+        yield shtopk.anneal(v, 0.5, jax.random.key(0), noise=number)
+        yield shtopk.anneal(v, 1.0, sharpness=(1, number))
+
+    for got, want in zip(calls(number), calls(float(number)), strict=True):
+        chex.assert_trees_all_close(got, want, rtol=0)
+
+
+def test_a_real_k_in_half_precision_goes_with_any_n():
+    mask = jax.eval_shape(lambda v: shtopk.topk_mask(v, np.float16(2.5)), jnp.zeros(70000))  # 70000 overflows
+    assert mask.shape == (70000,)

@@ -117,6 +117,30 @@ def test_batch_and_features_may_both_be_split_by_type():
     assert got[1].embeddings.sharding == NamedSharding(over, P("b", None, "f"))
 
 
+@pytest.mark.parametrize("split", [("f", None), (None, "f")], ids=["first", "last"])
+def test_one_of_two_feature_axes_may_be_split_by_type(split):
+    over = explicit(b=4, f=2)
+    e, pooled = E.reshape(B, N, 2, 2), E[:, :K].reshape(B, K, 2, 2)
+
+    def calls(e, pooled):
+        selection = shtopk.select(V, K)
+        one = shtopk.select(V, K).unpool(pooled, sum_axis=0)
+        return selection.pool(e), selection.unpool(pooled), one
+
+    with jax.set_mesh(over):
+        got = jax.jit(calls)(put(e, over, None, None, *split), put(pooled, over, None, None, *split))
+    for x, y in zip(got, jax.jit(calls)(e, pooled), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11)
+        assert tuple(x.sharding.spec[-2:]) == split
+
+
+def test_nccs_of_features_split_by_type():
+    over = explicit(b=4, f=2)
+    with jax.set_mesh(over):
+        got = jax.jit(shtopk.nccs)(put(E, over, "b", None, "f"), put(V[..., None] * E, over, "b", None, "f"))
+    np.testing.assert_allclose(got, shtopk.nccs(E, V[..., None] * E), rtol=1e-9)
+
+
 def every_kind(e, v, where):
     selection = shtopk.select(v, K, where=where)
     read = selection.pool(e), selection.log_prob(jnp.broadcast_to(jnp.arange(K), (B, K)))
