@@ -69,7 +69,8 @@ def checked_boost(boost):
         _checks.within(
             "boost.base", boost.base, lambda x: 0 < x < jnp.inf, "above 0 and finite, for instance 20.0"
         )
-    return jax.tree.map(_checks.real, boost) if by_match(boost) else boost
+    # Not in a boost of the user's own, where an integer may be meant as one.
+    return jax.tree.map(_checks.whole_as_float, boost) if by_match(boost) else boost
 
 
 def units(boost, ranked, halves, above):
@@ -246,7 +247,8 @@ def _relative_weights(boost, high, low, where, unit):
     wider, larger = jnp.maximum(unit, jnp.abs(gap)), 0.5 * jnp.maximum(jnp.abs(high), jnp.abs(low))
     tie = wider <= _ROUNDINGS * float(jnp.finfo(gap.dtype).eps) * larger
     # In a tie any unit gives w = 1/2, and the larger score keeps the gradient moderate. Elsewhere a unit far below the
-    # gap saturates the sigmoid anyway. A unit below the range of normal numbers is replaced by 1.
+    # gap saturates the sigmoid anyway. Divided by a unit below 2^24 times the smallest normal number, a cotangent could
+    # overflow.
     unit = jnp.where(tie, larger, jnp.maximum(unit, wider / _WIDEST_RATIO))
     unit = lax.stop_gradient(jnp.where(unit > float(jnp.finfo(gap.dtype).tiny) * 2**24, unit, 1))
     return _sigmoid("Relative.sharpness", boost.sharpness, gap / unit)

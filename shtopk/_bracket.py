@@ -37,10 +37,11 @@ def bracket(entry, n, boost, k, reseed, candidates):
 
 
 def seeded(entry, n, candidates):
-    """One row of scores by seed, for the best `candidates` of `entry`, e of them, which enter the tournament.
+    """One row of scores by seed, for the best `candidates` of `entry`, which enter the tournament.
 
-    Returns their scores `(e,)`, best first, the number of them that take part, the number of these above -inf, their
-    indices among n `(e,)`, and the seed of each of the n candidates `(n,)`, e for a candidate that does not enter.
+    Returns their scores `(candidates,)`, best first, the number of them that take part, the number of these above -inf,
+    their indices among n `(candidates,)`, and the seed of each of the n candidates `(n,)`, `candidates` for one that
+    does not enter.
     """
     scores, where, indices = entry
     # Counted before the sort: of the sorted scores, the count would start a kernel more on a GPU.

@@ -243,7 +243,7 @@ def sharpness_range(value):
     """The first and the last sharpness of `anneal`: two positive scalars, plain or traced."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(f"sharpness must be a pair (first, last), got {value!r}; for instance (0.1, 100.0)")
-    numbers = [real(bare_number("sharpness", x)) for x in value]
+    numbers = [whole_as_float(bare_number("sharpness", x)) for x in value]
     known = [x for x in numbers if not (isinstance(x, Tracer) or jnp.ndim(x) or jnp.iscomplexobj(x))]
     if not all(0 < x < np.inf for x in known):
         raise ValueError(
@@ -318,13 +318,16 @@ def within(name, value, holds, bounds):
     value = bare_number(name, value)
     if isinstance(value, (int, float, np.number)) and not holds(value):
         raise ValueError(f"{name} must be {bounds}, got {value}")
-    return real(value)
+    return whole_as_float(value)
 
 
-def real(value):
-    """An integer of Python or NumPy as a float: `jit` would wrap it to 32 bits. Anything else as it is."""
-    whole = isinstance(value, (int, np.integer, np.ndarray)) and np.asarray(value).dtype.kind in "iu"
-    return float(value) if whole and np.ndim(value) == 0 else value
+def whole_as_float(value):
+    """An integer of Python or NumPy as a float: `jit` would wrap it to 32 bits, or refuse it. Other values as given."""
+    if isinstance(value, (np.integer, np.ndarray)):
+        whole = value.dtype.kind in "iu" and value.ndim == 0
+    else:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole else value
 
 
 def bare_number(name, value):

@@ -43,6 +43,7 @@ def _nccs(reference, approximation):
     """`nccs` for checked arguments."""
     dtype = accumulation_dtype(reference.dtype, approximation.dtype)
     y, yhat = _directions(reference.astype(dtype)), _directions(approximation.astype(dtype))
+    # On a mesh with explicit axes, einsum refuses to sum over an axis that is split in both arguments.
     y, yhat = unsplit(y), unsplit(yhat)
     cosines = jnp.einsum("...id,...jd->...ij", y, yhat, precision=lax.Precision.HIGHEST)
     nearest = jnp.max(cosines, axis=-1)

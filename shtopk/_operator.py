@@ -67,8 +67,8 @@ def topk(
       embeddings: `(..., n, *features)` floating, or a pytree of such arrays. The leading axes are those of `scores`; an
         axis of size 1 is shared by all rows of scores.
       scores: `(..., n)` floating, larger is better. Of two tied candidates, the one with the lower index is the better
-        seed. If the two play each other in their first match, they share it evenly. NaN ranks first. The score of its
-        slot is NaN, and so is the row if the NaN plays a match.
+        seed. Under the boosts of this library, two that play each other in their first match share it evenly. NaN ranks
+        first. The score of its slot is NaN, and so is the row if the NaN plays a match.
       k: static int, `1 <= k <= n`.
       boost: sets the weight of the better side of each match (see `Boost`): `Relative`, which does not depend on the
         scale of the scores, `Scaled`, `Power`, or your own function. If the boost is a pytree, its numbers are

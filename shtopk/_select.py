@@ -284,13 +284,14 @@ def sums(selection, embeddings):
 def _on_matrices(operation, lead, leaf):
     """Apply `operation` to `leaf`, the features after its `lead` axes flattened to one, and unflatten them.
 
-    On a mesh with explicit axes, an axis that is split can be flattened only if it is the first of the features.
+    On a mesh with explicit axes, axes that are split can be flattened only if they are the first of the features.
     """
     first = lead - leaf.ndim
     split = [axis for axis in range(first, 0) if _sharding.is_split(leaf, axis)]
-    if split and split[0] != first:
-        out = _on_matrices(operation, lead, jnp.moveaxis(leaf, split[0], first))
-        return jnp.moveaxis(out, first, split[0])
+    front = [first + i for i in range(len(split))]
+    if split != front:
+        out = _on_matrices(operation, lead, jnp.moveaxis(leaf, split, front))
+        return jnp.moveaxis(out, front, split)
     out = operation(leaf.reshape(*leaf.shape[:lead], math.prod(leaf.shape[lead:])))
     return out.reshape(*out.shape[:-1], *leaf.shape[lead:])
 

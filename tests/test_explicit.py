@@ -117,10 +117,13 @@ def test_batch_and_features_may_both_be_split_by_type():
     assert got[1].embeddings.sharding == NamedSharding(over, P("b", None, "f"))
 
 
-@pytest.mark.parametrize("split", [("f", None), (None, "f")], ids=["first", "last"])
-def test_one_of_two_feature_axes_may_be_split_by_type(split):
+@pytest.mark.parametrize(
+    "split", [("f", None, None), (None, None, "f"), (None, "b", "f")], ids=["first", "last", "last two"]
+)
+def test_any_of_several_feature_axes_may_be_split_by_type(split):
     over = explicit(b=4, f=2)
-    e, pooled = E.reshape(B, N, 2, 2), E[:, :K].reshape(B, K, 2, 2)
+    e = E[:, :, None, :, None] * np.arange(1.0, 5.0).reshape(2, 1, 2)
+    pooled = e[:, :K]
 
     def calls(e, pooled):
         selection = shtopk.select(V, K)
@@ -131,7 +134,7 @@ def test_one_of_two_feature_axes_may_be_split_by_type(split):
         got = jax.jit(calls)(put(e, over, None, None, *split), put(pooled, over, None, None, *split))
     for x, y in zip(got, jax.jit(calls)(e, pooled), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11)
-        assert tuple(x.sharding.spec[-2:]) == split
+        assert tuple(x.sharding.spec[-3:]) == split
 
 
 def test_nccs_of_features_split_by_type():
