@@ -220,7 +220,7 @@ def draw(value, random_key, straight_through):
             f"draw and key go together, got draw={value!r} and key={random_key!r}; pass both, "
             "for instance draw=1.0, key=jax.random.key(0), or neither"
         )
-    if flag("straight_through", straight_through):
+    if straight_through:
         raise ValueError("draw and straight_through both set the forward pass; pass one of them")
     return fraction("draw", value, "0 is the mixture, 1 a row"), key(random_key)
 

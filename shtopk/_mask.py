@@ -78,7 +78,7 @@ def topk_mask(
         return _mask_of_traced_k(scores, where, k, boost, candidates=candidates, **options)
     candidates = _checks.candidates(candidates, math.ceil(k), n)
     whole = math.floor(k)
-    part = k - whole or None
+    part = None if k == whole else k - whole
     return _mask(scores, where, boost, part, k=whole, candidates=candidates, **options)
 
 

@@ -44,7 +44,7 @@ def _nccs(reference, approximation):
     dtype = accumulation_dtype(reference.dtype, approximation.dtype)
     y, yhat = _directions(reference.astype(dtype)), _directions(approximation.astype(dtype))
     # On a mesh with explicit axes, einsum refuses to sum over an axis that is split in both arguments.
-    y, yhat = unsplit(y), unsplit(yhat)
+    y, yhat = unsplit(y, -1), unsplit(yhat, -1)
     cosines = jnp.einsum("...id,...jd->...ij", y, yhat, precision=lax.Precision.HIGHEST)
     nearest = jnp.max(cosines, axis=-1)
     nearest = value_of(jnp.clip(nearest, -1, 1), nearest)  # a rounding beyond 1

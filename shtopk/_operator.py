@@ -116,6 +116,7 @@ def topk(
     """
     devices = _sharding.over(axis_name)
     scores, embeddings, where, k = checked(embeddings, scores, k, where, order, devices.size)
+    straight_through = _checks.flag("straight_through", straight_through)
     draw, key = _checks.draw(draw, key, straight_through)
     return _topk(
         embeddings,
@@ -127,7 +128,7 @@ def topk(
         k=k,
         reseed=_checks.flag("reseed", reseed),
         candidates=_checks.candidates(candidates, k, scores.shape[-1] * devices.size),
-        straight_through=_checks.flag("straight_through", straight_through),
+        straight_through=straight_through,
         order=order,
         devices=devices,
     )

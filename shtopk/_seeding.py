@@ -66,7 +66,8 @@ def _sort_pairs(key, index):
 # they carry no tangent. `_reorder.by_seed` differentiates the sorted scores.
 _permutation = jax.custom_vjp(_sort)
 _permutation.defvjp(
-    lambda scores, where: (_sort(scores, where), scores), lambda scores, _: (jnp.zeros_like(scores), None)
+    lambda scores, where: (_sort(scores, where), scores),
+    lambda scores, _: (jnp.zeros_like(scores), None),
 )
 
 

@@ -245,11 +245,9 @@ def is_split(x, axis):
     return jax.typeof(x).sharding.spec[axis] is not None
 
 
-def unsplit(x):
-    """`x` with its last axis on each device, if the type of `x` splits that axis over a mesh."""
-    if not is_split(x, -1):
-        return x
-    return jax.sharding.reshard(x, PartitionSpec(*jax.typeof(x).sharding.spec[:-1], None))
+def unsplit(x, axis):
+    """`x`, whole along `axis` on each device, if the type of `x` splits that axis over a mesh."""
+    return _resharded(x, axis, None) if is_split(x, axis) else x
 
 
 def match_sharding(tree, axes=1):
@@ -267,9 +265,15 @@ def match_sharding(tree, axes=1):
 
 
 def _split_as(x, axis, like):
-    own, over = jax.typeof(x).sharding.spec, jax.typeof(like).sharding.spec[axis]
-    if own[axis] == over:
+    over = jax.typeof(like).sharding.spec[axis]
+    if jax.typeof(x).sharding.spec[axis] == over:
         return x
     shape = (*x.shape[:axis], like.shape[axis], *x.shape[axis + 1 :])
-    spec = PartitionSpec(*own[:axis], over, *own[axis + 1 :])
-    return jax.sharding.reshard(jnp.broadcast_to(x, shape), spec)
+    return _resharded(jnp.broadcast_to(x, shape), axis, over)
+
+
+def _resharded(x, axis, over):
+    """`x` with `axis` split over the mesh axes `over`, and the other axes as they are."""
+    spec = list(jax.typeof(x).sharding.spec)
+    spec[axis] = over
+    return jax.sharding.reshard(x, PartitionSpec(*spec))

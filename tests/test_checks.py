@@ -241,7 +241,7 @@ def test_a_boost_that_cannot_work_is_refused_by_name(function):
         with refused(ValueError, "boost.sharpness must be 0 (an even mix) or more", "got -1"):
             call(V, 2, boost=wrong)
     with refused(ValueError, "boost.base must be above 0 and finite", "got inf"):
-        shtopk.topk_mask(V, 2, boost=shtopk.Power(np.inf))
+        call(V, 2, boost=shtopk.Power(np.inf))
     with refused(ValueError, "boost.base must be above 0", "got 0.0"):
         call(V, 2, boost=shtopk.Power(0.0))
     for wrong in (shtopk.Scaled, shtopk.Power, shtopk.Relative, lambda x: shtopk.Relative(6.0, x)):

@@ -438,6 +438,8 @@ def test_what_the_docs_say_of_the_mask_and_then_slots():
         assert measured(both) == list(ROWS)
         assert not differ(both, MASK)
     assert not differ(MASK_THEN_DRAWN, MASK, OVER_ALL)
+    assert mean("selective-copying", "recipe, mask then slots") == 1
+    assert mean("selective-copying", PLAIN_SLOTS) == 0.671
     copying = [mean("selective-copying", name, OVER_ALL) for name in (MASK_THEN_DRAWN, PLAIN_SLOTS)]
     assert copying == [1, 0.756]
     assert differ(MASK_THEN_DRAWN, DRAWN_SLOTS, OVER_ALL) == {"digits-256": True, "selective-copying": True}

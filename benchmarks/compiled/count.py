@@ -85,9 +85,9 @@ def _count(by_name, name):
             total.add(Count(launches=1))
             total.add(max(branches, key=lambda branch: branch.launches))
         else:
-            stages = _sort_stages(by_name, line, op)
+            stages = _sort_stages(by_name, instruction)
             total.add(Count(sorts=int(stages > 0)))
-            total.add(Count(launches=1, moved=moved(by_name, line, sizes)), stages or 1)
+            total.add(Count(launches=1, moved=moved(by_name, instruction, sizes)), stages or 1)
     return total
 
 
@@ -106,20 +106,20 @@ def _trips(by_name, line):
     return int(bounds[0]) if counts and len(bounds) == 1 else None
 
 
-def _sort_stages(by_name, line, op):
+def _sort_stages(by_name, instruction):
     """Kernels of a sort, alone or in a fusion; 0 of what is none.
 
     XLA sorts bitonically: what fits a block is sorted in one kernel, and each doubling beyond it takes one kernel for
     every distance that is wider than a block, and one for all the others.
     """
-    if op == "fusion":
-        fused = by_name.get(called("calls", line), [])
-        line = next((inner for inner in fused if " sort(" in inner), None)
-    elif op != "sort":
+    if instruction["op"] == "fusion":
+        fused = by_name.get(called("calls", instruction.string), [])
+        instruction = next((parsed(inner) for inner in fused if " sort(" in inner), None)
+    elif instruction["op"] != "sort":
         return 0
-    if line is None:
+    if instruction is None:
         return 0
-    sorted_together = arrays(parsed(line)["type"])
+    sorted_together = arrays(instruction["type"])
     width = sum(bits // 8 for bits, _ in sorted_together)
     length = sorted_together[0][1][-1]
     block = 4096 if width <= 8 else 2048

@@ -12,12 +12,13 @@ UPDATES = {"dynamic-update-slice": 1, "scatter": 2}  # the operand that is writt
 RENAMES = {"bitcast", "tuple"}
 
 
-def moved(by_name, line, sizes):
-    """The bytes of one instruction outside of fusions, `sizes` having those of its operands."""
-    kernel = parsed(line)
+def moved(by_name, kernel, sizes):
+    """The bytes of one parsed instruction outside of fusions, `sizes` having those of its operands."""
     inside, read, root = {kernel["name"]: kernel}, operands(kernel), kernel["name"]
     if kernel["op"] == "fusion":
-        inside = {each["name"]: each for each in filter(None, map(parsed, by_name[called("calls", line)]))}
+        inside = {
+            each["name"]: each for each in filter(None, map(parsed, by_name[called("calls", kernel.string)]))
+        }
         sizes = {name: size(each["type"]) for name, each in inside.items()}
         read = [name for name, each in inside.items() if each["op"] == "parameter"]
         root = next(name for name, each in inside.items() if each["root"])
